@@ -1,0 +1,58 @@
+// Every macro of klens, and the ISA level of this translation unit.
+//
+// The level follows from the flags the compiler was given (KlensIsaFlags.cmake holds them); all code that can be
+// compiled under more than one set of flags lives in the inline namespace klens::N_<level>, so that two objects built
+// for two levels never share a weak symbol (docs/decisions/0001-levels.md).
+#pragma once
+
+#if defined(__FAST_MATH__)
+#error "klens promises equal bits on every machine: build without -ffast-math (and without -Ofast)"
+#endif
+
+#if !defined(__x86_64__)
+#error "klens targets x86-64"
+#endif
+
+#if defined(KLENS_FORCE_REF)
+#define KLENS_LEVEL ref
+#define KLENS_LEVEL_REF 1
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#define KLENS_LEVEL avx512_vnni
+#define KLENS_HAS_AVX512 1
+#define KLENS_HAS_AVX2 1
+#define KLENS_HAS_VNNI 1
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define KLENS_LEVEL avx512
+#define KLENS_HAS_AVX512 1
+#define KLENS_HAS_AVX2 1
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && defined(__AVXVNNI__)
+#define KLENS_LEVEL avx_vnni
+#define KLENS_HAS_AVX2 1
+#define KLENS_HAS_VNNI 1
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define KLENS_LEVEL avx2
+#define KLENS_HAS_AVX2 1
+#else
+#define KLENS_LEVEL ref
+#define KLENS_LEVEL_REF 1
+#endif
+
+#define KLENS_CONCAT_(a, b) a##b
+#define KLENS_CONCAT(a, b) KLENS_CONCAT_(a, b)
+#define KLENS_STRING_(a) #a
+#define KLENS_STRING(a) KLENS_STRING_(a)
+
+/// Inline namespace of this translation unit's level: `namespace klens::inline KLENS_NS { ... }`.
+#define KLENS_NS KLENS_CONCAT(N_, KLENS_LEVEL)
+
+/// Leaf functions: inlined at every optimisation level, so that no weak copy of them is left for the linker to choose.
+#define KLENS_INLINE [[gnu::always_inline]] inline
+#define KLENS_NOINLINE [[gnu::noinline]]
+#define KLENS_RESTRICT __restrict__
+
+/// Wrong calls (index, null): checked where KLENS_CHECKS is set (Debug and sanitizer presets), undefined otherwise.
+#if defined(KLENS_CHECKS) && KLENS_CHECKS
+#define KLENS_ASSERT(condition) ((condition) ? void(0) : __builtin_trap())
+#else
+#define KLENS_ASSERT(condition) void(0)
+#endif

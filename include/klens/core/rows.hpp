@@ -1,0 +1,29 @@
+// Rows<T>: a matrix somebody else owns. Small integer helpers that every layer shares.
+#pragma once
+
+#include <klens/config.hpp>
+
+#include <cstdint>
+
+namespace klens {
+
+/// Non-owning row-major matrix [rows, cols]; `stride` counts elements from one row to the next.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  std::int64_t rows = 0, cols = 0, stride = 0;
+};
+
+template <class T>
+KLENS_INLINE constexpr T* row(const Rows<T>& m, std::int64_t r) { return m.data + r * m.stride; }
+
+KLENS_INLINE constexpr std::int64_t round_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit * unit; }
+KLENS_INLINE constexpr std::int64_t div_up(std::int64_t n, std::int64_t unit) { return (n + unit - 1) / unit; }
+
+/// Virtual vector width: 16 output rows or channels, on every ISA level.
+inline constexpr int lanes = 16;
+
+/// Activation rows are stored with this stride unit (elements), the padding zero: it covers every D-line's K.
+inline constexpr int row_unit = 32;
+
+}  // namespace klens
