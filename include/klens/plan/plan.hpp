@@ -39,6 +39,7 @@ struct Plan {
   Shape shape = {};
   Precision embedding = {};                             // and head, where tied
   std::array<LayerPlan, Layers> layers = {};
+  Precision lm_head = {};                               // read only where the head is not tied
   bool operator==(const Plan&) const = default;
 };
 

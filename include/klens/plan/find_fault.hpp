@@ -1,0 +1,90 @@
+// find_fault(plan): the rules of rules.hpp for plans that come from a file or a user, as text: field, expected, found.
+#pragma once
+
+#include <klens/plan/rules.hpp>
+
+#include <optional>
+#include <string>
+
+namespace klens {
+
+/// "layers[3].in_proj.scheme.group", "32, 64 or 128", "48".
+struct Fault {
+  std::string field, expected, found;
+};
+
+namespace detail {
+
+/// Of a rule: the member inside the field it speaks of, and what that must be.
+struct RuleText { const char *member, *expected; };
+
+inline RuleText text_of(Rule rule) {
+  switch (rule) {
+    case Rule::none: break;
+    case Rule::must_be_positive: return {"", "a positive number"};
+    case Rule::must_not_be_negative: return {"", "0 or more"};
+    case Rule::must_be_at_most_2_to_24: return {"", "at most 16777216"};
+    case Rule::must_equal_the_number_of_layer_plans: return {"", "the number of entries of 'layers'"};
+    case Rule::must_be_a_multiple_of_kv_heads: return {"", "a multiple of kv_heads"};
+    case Rule::must_be_even: return {"", "an even number (RoPE turns pairs)"};
+    case Rule::times_heads_must_equal_inner: return {"", "inner / heads (both paths of a layer have one width)"};
+    case Rule::must_be_2_to_4: return {"", "2, 3 or 4"};
+    case Rule::must_be_a_positive_number: return {"", "a positive finite number in range"};
+    case Rule::must_be_a_layer_not_after_its_reader: return {"", "0 .. the layer's own index"};
+    case Rule::must_be_a_layer_with_its_own_kv: return {"", "a layer whose kv_source is itself"};
+    case Rule::scheme_zero_point_must_be_false: return {".scheme.zero_point", "false (no asymmetric layout)"};
+    case Rule::scheme_scale_must_be_row_or_group: return {".scheme.scale", "row or group"};
+    case Rule::scheme_scale_of_a_float_grid_must_be_row: return {".scheme.scale", "row (a float grid has no scales)"};
+    case Rule::scheme_scale_of_nf4_must_be_group: return {".scheme.scale", "group (nf4)"};
+    case Rule::weight_bits_of_a_float_grid_must_be_its_width: return {".weight_bits", "32 for f32, 16 for f16 and bf16"};
+    case Rule::weight_bits_of_nf4_must_be_4: return {".weight_bits", "4 (nf4)"};
+    case Rule::weight_bits_must_be_2_to_6_or_8: return {".weight_bits", "2 to 6, or 8"};
+    case Rule::scheme_group_must_be_32_64_or_128: return {".scheme.group", "32, 64 or 128"};
+    case Rule::scheme_group_of_a_row_scale_must_be_0: return {".scheme.group", "0 (one scale per row)"};
+    case Rule::activation_must_be_f32_a16_or_a8: return {".activation", "f32, a16 or a8"};
+    case Rule::activation_of_a_scan_or_attention_must_be_f32: return {".activation", "f32"};
+    case Rule::state_of_a_linear_must_be_f32: return {".state", "f32 (a linear has no state)"};
+    case Rule::state_must_be_f32_other_states_are_not_implemented: return {".state", "f32 (other states are not implemented)"};
+  }
+  return {"", ""};
+}
+
+inline std::string path_of(Field field, int layer) {
+  constexpr const char* names[] = {
+      "shape.layers", "shape.hidden", "shape.vocab", "shape.heads", "shape.kv_heads", "shape.qk_dim", "shape.v_dim", "shape.inner",
+      "shape.n_state", "shape.conv_taps", "shape.dt_rank", "shape.ffn", "shape.meta", "shape.norm_eps", "shape.rope_theta",
+      "embedding", "lm_head",
+      "window", "kv_source",
+      "in_proj", "x_proj", "dt_proj", "out_proj", "gate_proj", "up_proj", "down_proj",
+      "scan", "attention"};
+  static_assert(sizeof names / sizeof *names == int(Field::layers_attention) + 1);
+  const std::string name = names[int(field)];
+  return layer < 0 ? name : "layers[" + std::to_string(layer) + "]." + name;
+}
+
+inline std::string found_text(const Finding& f) {
+  constexpr const char* scales[] = {"tensor", "row", "group", "two_level"};
+  constexpr const char* activations[] = {"f32", "a16", "a8", "a8s"};
+  constexpr const char* states[] = {"f32", "f16", "s16", "s8", "s4"};
+  const std::string_view member = text_of(f.rule).member;
+  const std::size_t i = std::size_t(f.found);
+  if (member == ".scheme.scale" && i < 4) return scales[i];
+  if (member == ".activation" && i < 4) return activations[i];
+  if (member == ".state" && i < 5) return states[i];
+  if (member == ".scheme.zero_point") return "true";
+  if (f.rule == Rule::must_be_a_positive_number) return "another";
+  return std::to_string(f.found);
+}
+
+}  // namespace detail
+
+/// The first rule the plan breaks, nothing when it keeps them all. Same rules, same order as checked().
+template <class AnyPlan>
+std::optional<Fault> find_fault(const AnyPlan& plan) {
+  const Finding f = first_finding(plan);
+  if (f.rule == Rule::none) return std::nullopt;
+  return Fault{detail::path_of(f.field, f.layer) + detail::text_of(f.rule).member, detail::text_of(f.rule).expected,
+               detail::found_text(f)};
+}
+
+}  // namespace klens
