@@ -1,0 +1,84 @@
+// exp2, exp, softplus, sigmoid, SiLU on 16 virtual lanes: the same bits on every ISA level.
+//
+//   exp2(x)     x = n + r, n = nearest integer by the magic number 1.5 2^23, r in [-1/2, 1/2]; 2^r by a degree-6 minimax
+//               polynomial with c0 = 1 exactly (so that 1 - exp2(x) keeps its accuracy for x -> 0: the scan's gain is
+//               1 / (1 - decay)); 2^n by an integer add to the exponent field. <= 1.1 ulp
+//   exp(x)      the same, r = x - n ln2 in two pieces, the same polynomial in units of ln2. <= 1.1 ulp
+//   softplus    max(x, 0) + log1p(exp(-|x|)), log1p(f) = f - s (f - R(s^2)), s = f / (2 + f). <= 2 ulp for every x,
+//               x << 0 too, where it tends to exp(x)
+//   sigmoid     1 / (1 + exp(-x)), true division. <= 2.5 ulp;   silu   x / (1 + exp(-x)). <= 2.5 ulp
+//
+// Arguments are clamped: exp2 to [-126, 128), exp to the same range over log2(e), so results are normal numbers, never 0
+// or infinity; NaN gives NaN. Division, not reciprocal approximations: those differ between vendors.
+// Proof: dense sweeps against float64 in tests/kernel/math.cpp.
+#pragma once
+
+#include <klens/simd/v16f.hpp>
+
+namespace klens::inline KLENS_NS {
+namespace math_detail {
+
+/// p 2^n with n in the low bits of `magic_sum` = n + 1.5 2^23: the bits above n fall out at the top of the shift.
+KLENS_INLINE v16f scale_by_power(v16f p, v16f magic_sum) { return from_bits(bits(p) + shl(bits(magic_sum), 23)); }
+
+inline constexpr float magic = 0x1.8p23f;
+
+}  // namespace math_detail
+
+/// 2^x for x < 128: one operation less where the caller knows the sign, the same bits.
+KLENS_INLINE v16f exp2_below_128(v16f x) {
+  x = max(splat(-126.0f), x);  // the operand that may be NaN comes second: it is returned
+  const v16f sum = x + splat(math_detail::magic), r = x - (sum - splat(math_detail::magic));
+  v16f p = splat(0x1.470b46p-13f);
+  p = fma(p, r, splat(0x1.5f7276p-10f));
+  p = fma(p, r, splat(0x1.3b270ep-7f));
+  p = fma(p, r, splat(0x1.c6ae72p-5f));
+  p = fma(p, r, splat(0x1.ebfbe2p-3f));
+  p = fma(p, r, splat(0x1.62e432p-1f));
+  p = fma(p, r, splat(1.0f));
+  return math_detail::scale_by_power(p, sum);
+}
+
+/// 2^x.
+KLENS_INLINE v16f exp2(v16f x) { return exp2_below_128(min(splat(0x1.fffffep6f), x)); }
+
+/// e^x for x < 88.
+KLENS_INLINE v16f exp_below_88(v16f x) {
+  x = max(splat(-0x1.5d589ep6f), x);  // -126 ln2
+  const v16f sum = fma(x, splat(0x1.715476p+0f), splat(math_detail::magic)), n = sum - splat(math_detail::magic);
+  v16f r = fma(n, splat(-0x1.62e4p-1f), x);                      // 15 bits: n * hi is exact
+  r = fma(n, splat(-0x1.7f7d1cp-20f), r);
+  v16f p = splat(0x1.709b5ep-10f);
+  p = fma(p, r, splat(0x1.12903ep-7f));
+  p = fma(p, r, splat(0x1.555160p-5f));
+  p = fma(p, r, splat(0x1.5553c2p-3f));
+  p = fma(p, r, splat(0x1.000002p-1f));
+  p = fma(p, r, splat(1.0f));
+  p = fma(p, r, splat(1.0f));
+  return math_detail::scale_by_power(p, sum);
+}
+
+/// e^x.
+KLENS_INLINE v16f exp(v16f x) { return exp_below_88(min(splat(0x1.62e42ep6f), x)); }  // 128 ln2, rounded down
+
+/// log(1 + f) for f in [0, 1].
+KLENS_INLINE v16f log1p_unit(v16f f) {
+  const v16f s = f / (splat(2.0f) + f), w = s * s;
+  v16f series = splat(2.0f / 13.0f);  // log((1 + s) / (1 - s)) = 2 s + s R, R = 2/3 w + 2/5 w^2 + ..., w <= 1/9
+  series = fma(series, w, splat(2.0f / 11.0f));
+  series = fma(series, w, splat(2.0f / 9.0f));
+  series = fma(series, w, splat(2.0f / 7.0f));
+  series = fma(series, w, splat(2.0f / 5.0f));
+  series = fma(series, w, splat(2.0f / 3.0f));
+  return fnma(s, fnma(series, w, f), f);
+}
+
+KLENS_INLINE v16f softplus(v16f x) {
+  return max(zero(), x) + log1p_unit(exp_below_88(neg(abs(x))));
+}
+
+KLENS_INLINE v16f sigmoid(v16f x) { return splat(1.0f) / (splat(1.0f) + exp(neg(x))); }
+
+KLENS_INLINE v16f silu(v16f x) { return x / (splat(1.0f) + exp(neg(x))); }
+
+}  // namespace klens::inline KLENS_NS
