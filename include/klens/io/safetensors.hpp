@@ -1,0 +1,197 @@
+// safetensors, read: 8 bytes little-endian header length, a JSON header, the tensors' bytes. One file, or a folder with
+// model.safetensors or with shards listed in model.safetensors.index.json. Files are mapped: nothing is copied on open.
+//
+// Checked before a byte is used: header length, JSON, keys, shapes, size == product(shape) * size of type, and (as the
+// format demands) that the tensors cover the data exactly, without overlap and without holes.
+#pragma once
+
+#include <klens/io/json.hpp>
+#include <klens/io/mapped_file.hpp>
+#include <klens/io/tensor.hpp>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace klens {
+
+inline constexpr std::uint64_t safetensors_header_limit = 100'000'000;  // bytes; the format's own limit
+
+/// A checkpoint. Moves; TensorViews stay valid while it (or what it was moved to) lives.
+class Safetensors {
+ public:
+  /// A .safetensors file, or a checkpoint folder.
+  static Result<Safetensors> open(const std::string& path) {
+    struct stat status {};
+    if (stat(path.c_str(), &status) != 0) return detail::io_error(path, "cannot open", errno);
+    Safetensors s;
+    s.path_ = path;
+    if (!S_ISDIR(status.st_mode)) {
+      KLENS_OK(s.add_file(path));
+      return s;
+    }
+    const std::string single = path + "/model.safetensors", index = path + "/model.safetensors.index.json";
+    if (stat(single.c_str(), &status) == 0) {
+      KLENS_OK(s.add_file(single));
+    } else if (stat(index.c_str(), &status) == 0) {
+      KLENS_OK(s.add_shards(path, index));
+    } else {
+      return Error{ErrorCode::missing, path, "model.safetensors or model.safetensors.index.json", "neither"};
+    }
+    return s;
+  }
+
+  const TensorView* find(std::string_view name) const {
+    const auto it = tensors_.find(name);
+    return it == tensors_.end() ? nullptr : &it->second;
+  }
+
+  /// The tensor of that name and exactly that shape.
+  Result<const TensorView*> require(std::string_view name, std::span<const std::int64_t> shape) const {
+    const TensorView* t = find(name);
+    if (t == nullptr)
+      return Error{ErrorCode::missing, path_, "tensor '" + std::string(name) + "' " + shape_text(shape), "no such tensor"};
+    if (!std::ranges::equal(t->shape, shape))
+      return Error{ErrorCode::shape, detail::place_of(*t), "shape " + shape_text(shape), shape_text(t->shape)};
+    return t;
+  }
+  Result<const TensorView*> require(std::string_view name, std::initializer_list<std::int64_t> shape) const {
+    return require(name, std::span(shape.begin(), shape.size()));
+  }
+
+  /// Names in ascending order.
+  std::vector<std::string_view> names() const {
+    std::vector<std::string_view> all;
+    for (const auto& entry : tensors_) all.push_back(entry.first);
+    return all;
+  }
+
+  const std::string& path() const { return path_; }
+  /// Bytes of all files together.
+  std::uint64_t file_bytes() const {
+    std::uint64_t n = 0;
+    for (const MappedFile& f : files_) n += f.size();
+    return n;
+  }
+
+ private:
+  Safetensors() = default;
+
+  using Tensors = std::map<std::string, TensorView, std::less<>>;
+
+  Result<void> add_file(const std::string& path) {
+    KLENS_TRY(MappedFile file, MappedFile::open(path));
+    KLENS_TRY(Tensors tensors, read_header(file));
+    files_.push_back(std::move(file));
+    tensors_ = std::move(tensors);
+    return {};
+  }
+
+  Result<void> add_shards(const std::string& folder, const std::string& index) {
+    KLENS_TRY(const Json json, read_json(index, {.bytes = safetensors_header_limit}));
+    KLENS_TRY(const Json* const map, json_object(json, "weight_map", index));
+    std::map<std::string, Tensors, std::less<>> shards;
+    for (const auto& [name, value] : map->items()) {
+      const std::string where = index + ": tensor '" + detail::clip(name, 120) + "'";
+      if (!value.is_string()) return Error{ErrorCode::format, where, "a file name", detail::describe(value)};
+      const std::string& file = value.get_ref<const std::string&>();
+      // A shard lies beside its index: no separator, no parent, so that no path leads out of the folder.
+      if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
+        return Error{ErrorCode::format, where, "a file name without folders", "'" + detail::clip(file, 80) + "'"};
+      auto shard = shards.find(file);
+      if (shard == shards.end()) {
+        KLENS_TRY(MappedFile mapped, MappedFile::open(folder + "/" + file));
+        KLENS_TRY(Tensors tensors, read_header(mapped));
+        files_.push_back(std::move(mapped));
+        shard = shards.emplace(file, std::move(tensors)).first;
+      }
+      const auto tensor = shard->second.find(name);
+      if (tensor == shard->second.end()) return Error{ErrorCode::missing, where, "the tensor in " + file, "no such tensor there"};
+      tensors_.emplace(name, tensor->second);
+    }
+    for (const auto& [file, tensors] : shards)
+      for (const auto& [name, tensor] : tensors) {
+        const TensorView* listed = find(name);
+        if (listed == nullptr || listed->data.data() != tensor.data.data() || listed->file != tensor.file)
+          return Error{ErrorCode::format, folder + "/" + file + ": tensor '" + detail::clip(name, 120) + "'",
+                       "the index to place it in this file", listed ? "another file" : "no mention"};
+      }
+    return {};
+  }
+
+  static Result<Tensors> read_header(const MappedFile& file) {
+    const std::string& path = file.path();
+    const std::span<const std::byte> bytes = file.bytes();
+    if (bytes.size() < 8) return Error{ErrorCode::format, path, "a safetensors file of at least 8 bytes", std::to_string(bytes.size())};
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data(), 8);
+    if (length > safetensors_header_limit || length > bytes.size() - 8)
+      return Error{ErrorCode::format, path + ": header length",
+                   "at most " + std::to_string(std::min<std::uint64_t>(safetensors_header_limit, bytes.size() - 8)), std::to_string(length)};
+    const std::string_view text = file.text().substr(8, length);
+    if (!text.starts_with('{')) return Error{ErrorCode::format, path + ": header", "a JSON object", "'" + detail::clip(text, 12) + "'"};
+    KLENS_TRY(const Json header, parse_json(text, path + ": header"));
+    const std::span<const std::byte> payload = bytes.subspan(8 + length);
+    Tensors tensors;
+    for (const auto& [name, value] : header.items()) {
+      if (name == "__metadata__") continue;
+      KLENS_TRY(TensorView t, read_entry(path, name, value, payload));
+      tensors.emplace(name, std::move(t));
+    }
+    KLENS_OK(check_cover(path, tensors, payload));
+    return tensors;
+  }
+
+  static Result<TensorView> read_entry(const std::string& path, const std::string& name, const Json& value,
+                                       std::span<const std::byte> payload) {
+    const std::string where = path + ": tensor '" + detail::clip(name, 120) + "'";
+    TensorView t;
+    t.name = name;
+    t.file = path;
+    KLENS_TRY(t.dtype_name, json_string(value, "dtype", where));
+    t.dtype = parse_dtype(t.dtype_name);
+    KLENS_TRY(t.shape, json_ints(value, "shape", where, 0, std::int64_t(1) << 60, 32));
+    KLENS_TRY(const std::vector<std::int64_t> range, json_ints(value, "data_offsets", where, 0, std::int64_t(1) << 60, 2));
+    const std::string size_text = std::to_string(payload.size());
+    if (range.size() != 2 || range[0] > range[1] || std::uint64_t(range[1]) > payload.size())
+      return Error{ErrorCode::format, where + ": data_offsets", "begin <= end <= " + size_text, shape_text(range)};
+    const std::optional<std::int64_t> count = detail::element_count(t.shape);
+    std::int64_t want = 0;
+    if (!count || __builtin_mul_overflow(*count, std::int64_t(std::max(size_of(t.dtype), 1)), &want))
+      return Error{ErrorCode::overflow, where, "a shape that fits in memory", shape_text(t.shape)};
+    if (t.dtype != DType::other && want != range[1] - range[0])
+      return Error{ErrorCode::shape, where,
+                   std::to_string(want) + " bytes for " + t.dtype_name + " " + shape_text(t.shape),
+                   std::to_string(range[1] - range[0])};
+    t.data = payload.subspan(std::size_t(range[0]), std::size_t(range[1] - range[0]));
+    return t;
+  }
+
+  static Result<void> check_cover(const std::string& path, const Tensors& tensors, std::span<const std::byte> payload) {
+    std::vector<const TensorView*> order;
+    for (const auto& entry : tensors) order.push_back(&entry.second);
+    std::ranges::sort(order, [](const TensorView* a, const TensorView* b) {
+      return a->data.data() != b->data.data() ? a->data.data() < b->data.data() : a->data.size() < b->data.size();
+    });
+    const std::byte* end = payload.data();
+    for (const TensorView* t : order) {
+      if (t->data.data() != end)
+        return Error{ErrorCode::format, path + ": tensor '" + detail::clip(t->name, 120) + "'",
+                     "data at byte " + std::to_string(end - payload.data()) + " (no overlap, no hole)",
+                     std::to_string(t->data.data() - payload.data())};
+      end += t->data.size();
+    }
+    if (end != payload.data() + payload.size())
+      return Error{ErrorCode::format, path, std::to_string(end - payload.data()) + " bytes of tensor data", std::to_string(payload.size())};
+    return {};
+  }
+
+  std::string path_;
+  std::vector<MappedFile> files_;
+  Tensors tensors_;
+};
+
+}  // namespace klens
