@@ -4,6 +4,7 @@
 #include <klens/config.hpp>
 
 #include <cstdint>
+#include <type_traits>
 
 namespace klens {
 
@@ -12,6 +13,8 @@ template <class T>
 struct Rows {
   T* data = nullptr;
   std::int64_t rows = 0, cols = 0, stride = 0;
+
+  KLENS_INLINE constexpr operator Rows<const T>() const requires(!std::is_const_v<T>) { return {data, rows, cols, stride}; }
 };
 
 template <class T>
