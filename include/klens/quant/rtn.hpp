@@ -1,16 +1,18 @@
 // Round to nearest: what the format names mean. Always from the pristine weights; better rounding is another recipe.
 //
-//   uniform   qmax = 2^(b-1) - 1;  s = absmax / qmax (one fp32 division), rounded to binary16 where it belongs to a group;
+//   uniform   qmax = 2^(b-1) - 1;  s = absmax / qmax (one fp32 division), rounded to binary16 where it belongs to a
+//   group;
 //             q = clamp(round_half_even(w / s), -qmax, qmax), w / s one fp32 division by the stored scale
 //   nf4       s = absmax rounded to binary16; the level nearest to w / s, at equal distance the lower one
 //   f16 bf16  nearest even;  f32 as it is
 //
-// absmax runs over the row, or over the group of the row; the last group of a row may be short. A group of zeros, or one
-// whose scale rounds to 0, has s = 0 and q = 0; weights lost that way are counted in QuantizeNotes. Errors name the place:
-// a weight that is not finite, a scale beyond binary16, a weight beyond f16 or bf16.
+// absmax runs over the row, or over the group of the row; the last group of a row may be short. A group of zeros, or
+// one whose scale rounds to 0, has s = 0 and q = 0; weights lost that way are counted in QuantizeNotes. Errors name the
+// place: a weight that is not finite, a scale beyond binary16, a weight beyond f16 or bf16.
 //
-// Loops have constant trip counts (16, 32) and restrict pointers, because gcc 12 at -O2 vectorises no others; speed with
-// SSE2 alone, one core: docs/formats.md. Subnormal row scales are exact only without DAZ, the state a thread starts in.
+// Loops have constant trip counts (16, 32) and restrict pointers, because gcc 12 at -O2 vectorises no others; speed
+// with SSE2 alone, one core: docs/formats.md. Subnormal row scales are exact only without DAZ, the state a thread
+// starts in.
 #pragma once
 
 #include <klens/format/qtensor.hpp>
@@ -34,7 +36,8 @@ inline std::string note_text(const QuantizeNotes& notes) {
 
 namespace detail {
 
-/// max |x[k]| as bits: NaN > infinity > any finite value in this order, so one pass finds absmax and what is not finite.
+/// max |x[k]| as bits: NaN > infinity > any finite value in this order, so one pass finds absmax and what is not
+/// finite.
 inline std::uint32_t absmax_bits(const float* x, std::int64_t count) {
   std::int32_t most[16] = {};
   std::int64_t k = 0;
@@ -51,7 +54,8 @@ inline std::uint32_t absmax_bits(const float* x, std::int64_t count) {
 
 /// codes[j] = bias + clamp(round_half_even(x[j] / scale)), 32 of them. The quotient is clamped first: the limits are
 /// integers, so the order does not matter, and the magic sum stays in its range.
-inline void encode_uniform(const float* KLENS_RESTRICT x, float scale, float limit, std::uint32_t bias, unsigned char* KLENS_RESTRICT codes) {
+inline void encode_uniform(const float* KLENS_RESTRICT x, float scale, float limit, std::uint32_t bias,
+                           unsigned char* KLENS_RESTRICT codes) {
   for (int j = 0; j < block_inputs; ++j) {
     float t = x[j] / scale;
     t = t > limit ? limit : t;
@@ -61,8 +65,8 @@ inline void encode_uniform(const float* KLENS_RESTRICT x, float scale, float lim
 }
 
 inline void encode_levels(const float* KLENS_RESTRICT x, float scale, unsigned char* KLENS_RESTRICT codes) {
-  constexpr float middle[15] = {nf4_middle(0), nf4_middle(1), nf4_middle(2),  nf4_middle(3),  nf4_middle(4),
-                                nf4_middle(5), nf4_middle(6), nf4_middle(7),  nf4_middle(8),  nf4_middle(9),
+  constexpr float middle[15] = {nf4_middle(0),  nf4_middle(1),  nf4_middle(2),  nf4_middle(3),  nf4_middle(4),
+                                nf4_middle(5),  nf4_middle(6),  nf4_middle(7),  nf4_middle(8),  nf4_middle(9),
                                 nf4_middle(10), nf4_middle(11), nf4_middle(12), nf4_middle(13), nf4_middle(14)};
   std::int32_t code[block_inputs] = {};
   float t[block_inputs];
@@ -73,24 +77,27 @@ inline void encode_levels(const float* KLENS_RESTRICT x, float scale, unsigned c
 }
 
 /// Scale of columns [k0, k1) of row n, as it is stored.
-inline Result<float> rtn_scale(const Precision& p, const Rows<const float>& w, std::int64_t n, std::int64_t k0, std::int64_t k1,
-                               QuantizeNotes& notes) {
+inline Result<float> rtn_scale(const Precision& p, const Rows<const float>& w, std::int64_t n, std::int64_t k0,
+                               std::int64_t k1, QuantizeNotes& notes) {
   const float* x = row(w, n);
   const std::uint32_t bits = absmax_bits(x + k0, k1 - k0);
   if (bits >= 0x7f800000u)
     for (std::int64_t k = k0; k < k1; ++k)
-      if (!(x[k] - x[k] == 0.0f)) return Error{ErrorCode::format, place_text(n, k), "a finite weight", number_text(x[k])};
+      if (!(x[k] - x[k] == 0.0f))
+        return Error{ErrorCode::format, place_text(n, k), "a finite weight", number_text(x[k])};
   const float absmax = std::bit_cast<float>(bits);
   float scale = p.scheme.grid == Grid::nf4 ? absmax : absmax / float(qmax_of(p.weight_bits));
   if (p.scheme.scale == Granularity::group) {
     const float stored = to_float(to_half(scale));
     if (stored > 65504.0f)
-      return Error{ErrorCode::overflow, place_text(n, k0) + " (" + weight_name(p) + " group)", "a scale of at most 65504 (binary16)", number_text(scale)};
+      return Error{ErrorCode::overflow, place_text(n, k0) + " (" + weight_name(p) + " group)",
+                   "a scale of at most 65504 (binary16)", number_text(scale)};
     scale = stored;
   }
   if (scale == 0.0f && bits != 0) {
     if (notes.lost_groups++ == 0) notes.first_row = n, notes.first_col = k0;
-    for (std::int64_t k = k0; k < k1; ++k) notes.lost_weights += (std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu) != 0;
+    for (std::int64_t k = k0; k < k1; ++k)
+      notes.lost_weights += (std::bit_cast<std::uint32_t>(x[k]) & 0x7fffffffu) != 0;
   }
   return scale;
 }
@@ -107,14 +114,17 @@ inline void rtn_codes(const Precision& p, const float* x, int inputs, float scal
     std::memcpy(padded, x, std::size_t(inputs) * sizeof(float));
     x = padded;
   }
-  if (p.scheme.grid == Grid::nf4) encode_levels(x, scale, codes);
-  else encode_uniform(x, scale, float(qmax_of(p.weight_bits)), std::uint32_t(bias_of(p.weight_bits)), codes);
+  if (p.scheme.grid == Grid::nf4)
+    encode_levels(x, scale, codes);
+  else
+    encode_uniform(x, scale, float(qmax_of(p.weight_bits)), std::uint32_t(bias_of(p.weight_bits)), codes);
 }
 
 }  // namespace detail
 
 /// Quantizes w by the rule above and packs it. `notes`, where given, is added to.
-inline Result<PackedBuffer> quantize_rtn(const Precision& p, const Rows<const float>& w, QuantizeNotes* notes = nullptr) {
+inline Result<PackedBuffer> quantize_rtn(const Precision& p, const Rows<const float>& w,
+                                         QuantizeNotes* notes = nullptr) {
   if (is_float_grid(p.scheme.grid)) return pack_floats(p, w);
   KLENS_TRY(PackedBuffer out, PackedBuffer::make(p, w.rows, w.cols));
   const PackedLayout& l = out.layout();
@@ -132,8 +142,10 @@ inline Result<PackedBuffer> quantize_rtn(const Precision& p, const Rows<const fl
       float scale[lanes] = {};
       for (int r = 0; r < rows_here; ++r) {
         KLENS_TRY(scale[r], detail::rtn_scale(p, w, panel * lanes + r, begin, end, found));
-        if (grouped) reinterpret_cast<half*>(out.panel_scales(panel))[g * lanes + r] = to_half(scale[r]);
-        else reinterpret_cast<float*>(out.panel_scales(panel))[r] = scale[r];
+        if (grouped)
+          reinterpret_cast<half*>(out.panel_scales(panel))[g * lanes + r] = to_half(scale[r]);
+        else
+          reinterpret_cast<float*>(out.panel_scales(panel))[r] = scale[r];
       }
       for (std::int64_t k0 = begin; k0 < end; k0 += detail::block_inputs) {
         const int inputs = int(std::min<std::int64_t>(detail::block_inputs, end - k0));
@@ -153,7 +165,7 @@ inline Result<PackedBuffer> quantize_rtn(const Precision& p, const Rows<const fl
 
 /// The same with the format as a type: `quantize<4, groups_of(32)>(w)`.
 template <int Bits, Scheme S>
-  requires Storable<Bits, S>
+requires Storable<Bits, S>
 inline Result<QBuffer<Bits, S>> quantize(const Rows<const float>& w, QuantizeNotes* notes = nullptr) {
   KLENS_TRY(PackedBuffer packed, quantize_rtn(QTensor<Bits, S>::precision, w, notes));
   return QBuffer<Bits, S>::from(std::move(packed));

@@ -1,0 +1,190 @@
+// The specialised way: the decoder of decoder.hpp with the formats of a plan as constants. Included by the units that
+// klens_add_model() writes, once per ISA level; each holds one explicit instantiation of FixedProgram and exports one table.
+//
+//   Tag      a type with `static constexpr auto plan`, in the unit's anonymous namespace: everything made of it is local to
+//            the unit, so that two levels, or two plans, cannot share a symbol
+//   class    layers whose sites have equal precisions (as far as a site reads them) and equal kv ownership run one
+//            instantiation; the layer index stays run-time data. 32 layers in 5 classes compile 5 layers.
+#pragma once
+
+#include <klens/core/meta.hpp>
+#include <klens/isa/native.hpp>
+#include <klens/kernel/attention.hpp>
+#include <klens/kernel/conv1d.hpp>
+#include <klens/kernel/embed.hpp>
+#include <klens/kernel/kv.hpp>
+#include <klens/kernel/linear.hpp>
+#include <klens/kernel/norm.hpp>
+#include <klens/kernel/quantize_row.hpp>
+#include <klens/kernel/rope.hpp>
+#include <klens/kernel/scan.hpp>
+#include <klens/kernel/swiglu.hpp>
+#include <klens/kernel/vocab_kl.hpp>
+#include <klens/model/decoder.hpp>
+#include <klens/model/specialised.hpp>
+#include <klens/plan/budget.hpp>
+#include <klens/plan/check.hpp>
+
+#include <utility>
+
+namespace klens::inline KLENS_NS {
+namespace fixed {
+
+/// The fields a linear reads, in 8 bits: codec, group, activation.
+constexpr std::uint64_t linear_key(const Precision& p) {
+  const unsigned group = p.scheme.scale != Granularity::group ? 0 : p.scheme.group == 32 ? 1 : p.scheme.group == 64 ? 2 : 3;
+  return unsigned(codec_of(p)) | group << 4 | unsigned(p.activation) << 6;
+}
+
+/// Equal for layers that may share an instantiation: seven linears, kv ownership, the two states.
+template <class AnyPlan>
+constexpr std::uint64_t layer_key(const AnyPlan& plan, int layer) {
+  const LayerPlan& l = plan.layers[std::size_t(layer)];
+  std::uint64_t key = owns_kv(plan.layers, layer);
+  for (const Role role : layer_roles) key = key << 8 | linear_key(precision_of(l, role));
+  return (key << 3 | unsigned(l.scan.state)) << 3 | unsigned(l.attention.state);
+}
+
+template <class Tag>
+inline constexpr int layer_count = int(Tag::plan.layers.size());
+
+template <class Tag, int... L>
+consteval auto classes_of(std::integer_sequence<int, L...>) { return meta::classes<layer_key(Tag::plan, L)...>(); }
+
+/// class_of<Tag>.first[l]: the first layer of l's class, which stands for it.
+template <class Tag>
+inline constexpr auto class_of = classes_of<Tag>(std::make_integer_sequence<int, layer_count<Tag>>{});
+
+template <class Tag>
+consteval int site_count() {
+  int n = 0;
+  for_each_site(Tag::plan, [&n](const Site&) { ++n; });
+  return n;
+}
+
+template <class Tag>
+consteval auto site_formats() {
+  std::array<Precision, std::size_t(site_count<Tag>())> formats = {};
+  std::size_t n = 0;
+  for_each_site(Tag::plan, [&](const Site& site) { formats[n++] = site.precision; });
+  return formats;
+}
+
+/// Runs the linear of a precision that is a constant.
+template <Precision P>
+KLENS_INLINE void linear_of_precision(const LinearArgs& a) {
+  linear<codec_of(P), P.scheme.scale == Granularity::group, dot_kind_of(P)>(a);
+}
+
+}  // namespace fixed
+
+/// A layer of the class that layer `First` of the plan stands for; the index is run-time data.
+template <int First>
+struct LayerOf {
+  int index;
+  KLENS_INLINE constexpr operator int() const { return index; }
+};
+
+/// The head, where the decoder asks for a layer.
+struct HeadSite {
+  int index;
+  KLENS_INLINE constexpr operator int() const { return index; }
+};
+
+/// Ops of decoder.hpp with shapes and formats of Tag::plan as constants: every switch below folds away, every call is direct.
+template <class Tag>
+struct FixedOps {
+  static constexpr Precision head_precision = Tag::plan.shape.tied_head ? Tag::plan.embedding : Tag::plan.lm_head;
+
+  KLENS_INLINE const Shape& shape() const { return Tag::plan.shape; }
+  template <int First>
+  KLENS_INLINE int window(LayerOf<First> l) const { return Tag::plan.layers[std::size_t(l.index)].window; }
+  /// The layer itself, or -1 for another's: the decoder asks for no more.
+  template <int First>
+  KLENS_INLINE int kv_source(LayerOf<First> l) const { return owns_kv(Tag::plan.layers, First) ? l.index : -1; }
+
+  template <int First>
+  KLENS_INLINE Precision precision(LayerOf<First>, Role role, const SiteView&) const {
+    return precision_of(Tag::plan.layers[First], role);
+  }
+  KLENS_INLINE Precision precision(HeadSite, Role, const SiteView&) const { return head_precision; }
+
+  template <int First>
+  KLENS_INLINE void linear(LayerOf<First>, Role role, const SiteView&, const LinearArgs& a) const {
+    constexpr LayerPlan l = Tag::plan.layers[First];
+    switch (role) {
+      case Role::in_proj: return fixed::linear_of_precision<l.in_proj>(a);
+      case Role::x_proj: return fixed::linear_of_precision<l.x_proj>(a);
+      case Role::dt_proj: return fixed::linear_of_precision<l.dt_proj>(a);
+      case Role::out_proj: return fixed::linear_of_precision<l.out_proj>(a);
+      case Role::gate_proj: return fixed::linear_of_precision<l.gate_proj>(a);
+      case Role::up_proj: return fixed::linear_of_precision<l.up_proj>(a);
+      default: return fixed::linear_of_precision<l.down_proj>(a);
+    }
+  }
+  KLENS_INLINE void linear(HeadSite, Role, const SiteView&, const LinearArgs& a) const { fixed::linear_of_precision<head_precision>(a); }
+
+  KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { klens::quantize_row(a); }
+  KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { klens::rms_norm(a); }
+  KLENS_INLINE void mean_norm(const MeanNormArgs& a) const { klens::mean_norm(a); }
+  KLENS_INLINE void swiglu(const SwigluArgs& a) const { klens::swiglu(a); }
+  KLENS_INLINE void rope(const RopeArgs& a) const { klens::rope(a); }
+  KLENS_INLINE void kv_append(const KvAppendArgs& a) const { klens::kv_append(a); }
+  KLENS_INLINE void attention(const AttentionArgs& a) const { klens::attention(a); }
+  KLENS_INLINE void conv1d(const Conv1dArgs& a) const { klens::conv1d(a); }
+  KLENS_INLINE void scan(const ScanArgs& a) const { klens::scan(a); }
+  KLENS_INLINE void embed(const EmbedArgs& a) const {
+    embed_detail::lookup<Tag::plan.embedding.weight_bits, Tag::plan.embedding.scheme.grid>(a);
+  }
+};
+
+/// The three steps of a pass for one plan on this unit's level. Explicitly instantiated by each generated unit.
+template <class Tag>
+struct FixedProgram {
+  static constexpr auto formats = fixed::site_formats<Tag>();
+  static constexpr int layer_count = fixed::layer_count<Tag>;
+
+  static void embed(const Pass& pass) { run_embed(FixedOps<Tag>{}, pass); }
+
+  /// One body per class of layers, shared by all layers of the class.
+  template <int First>
+  KLENS_NOINLINE static void layer(const Pass& pass, int index) { run_layer(FixedOps<Tag>{}, LayerOf<First>{index}, pass); }
+
+  static void layers(const Pass& pass, int begin, int end) {
+    [&]<int... L>(std::integer_sequence<int, L...>) {
+      ((L >= begin && L < end ? layer<fixed::class_of<Tag>.first[std::size_t(L)]>(pass, L) : void()), ...);
+    }(std::make_integer_sequence<int, layer_count>{});
+  }
+
+  static void head(const Pass& pass, int begin, int end, float* logits, std::int64_t stride) {
+    run_head(FixedOps<Tag>{}, HeadSite{layer_count}, pass, begin, end, logits, stride);
+  }
+
+  /// A KernelTable of the formats that the plan uses.
+  static constexpr KernelTable kernels(Level level) {
+    KernelTable t = {};
+    t.level = level;
+    [&t]<std::size_t... S>(std::index_sequence<S...>) {
+      ((t.linear[int(codec_of(formats[S]))][formats[S].scheme.scale == Granularity::group][int(dot_kind_of(formats[S]))] =
+            &linear<codec_of(formats[S]), formats[S].scheme.scale == Granularity::group, dot_kind_of(formats[S])>), ...);
+    }(std::make_index_sequence<formats.size()>{});
+    t.quantize_row = &klens::quantize_row, t.rms_norm = &klens::rms_norm, t.mean_norm = &klens::mean_norm, t.swiglu = &klens::swiglu;
+    t.rope = &klens::rope, t.kv_append = &klens::kv_append, t.attention = &klens::attention, t.conv1d = &klens::conv1d;
+    t.scan = &klens::scan, t.embed = &FixedProgram::embed_rows, t.vocab_kl = &klens::vocab_kl;
+    return t;
+  }
+  static void embed_rows(const EmbedArgs& a) { FixedOps<Tag>{}.embed(a); }
+};
+
+/// The table a unit exports.
+template <class Tag>
+consteval SpecialisedTable specialised_table(Level level, const char* name) {
+  using P = FixedProgram<Tag>;
+  SpecialisedTable t;
+  t.level = level, t.name = name, t.shape_hash = shape_hash(Tag::plan), t.linear_bytes = linear_bytes(Tag::plan);
+  t.layer_classes = fixed::class_of<Tag>.count, t.sites = int(P::formats.size()), t.formats = P::formats.data();
+  t.kernels = P::kernels(level), t.embed = &P::embed, t.layers = &P::layers, t.head = &P::head;
+  return t;
+}
+
+}  // namespace klens::inline KLENS_NS

@@ -1,0 +1,229 @@
+// Bodies of model.hpp.
+#pragma once
+
+#include <klens/model/model.hpp>
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace klens {
+namespace detail {
+
+/// Lets go of a mapped tensor's pages: they are clean, and come back from the file when read again.
+inline void release_pages(std::span<const std::byte> data) {
+  const std::uintptr_t page = std::uintptr_t(sysconf(_SC_PAGESIZE));
+  const std::uintptr_t begin = (reinterpret_cast<std::uintptr_t>(data.data()) + page - 1) / page * page;
+  const std::uintptr_t end = reinterpret_cast<std::uintptr_t>(data.data() + data.size()) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
+/// The packed format that holds a tensor's numbers exactly (F64: rounded to f32).
+inline Precision exact_format(DType type) {
+  if (type == DType::f16) return {16, floats(Grid::f16)};
+  if (type == DType::bf16) return {16, floats(Grid::bf16)};
+  return {};
+}
+
+}  // namespace detail
+
+inline Result<const TensorView*> Model::require(const std::string& name, std::span<const std::int64_t> shape) const {
+  const TensorView* t = find_tensor(name);
+  if (t == nullptr) return Error{ErrorCode::missing, path_, "tensor '" + name + "' " + shape_text(shape), "no such tensor"};
+  if (!std::ranges::equal(t->shape, shape)) return Error{ErrorCode::shape, detail::place_of(*t), "shape " + shape_text(shape), shape_text(t->shape)};
+  if (!is_float(t->dtype)) return Error{ErrorCode::unsupported, detail::place_of(*t), "F32, F16, BF16 or F64", t->dtype_name};
+  return t;
+}
+
+inline Result<const float*> Model::load_vector(const std::string& name, std::span<const std::int64_t> shape, hymba::Use use) {
+  KLENS_TRY(const TensorView* const t, require(name, shape));
+  Buffer<float> values(std::size_t(t->count()));
+  KLENS_OK(read_f32(*t, values.span()));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      return Error{ErrorCode::format, detail::place_of(*t), "finite values", std::to_string(values[i]) + " at " + std::to_string(i)};
+  small_.push_back(t);
+  small_bytes_ += packed_tensor_bytes(std::int64_t(t->data.size()));
+  small_parameters_ += t->count();
+  const std::int64_t width = shape[0], padded = round_up(width, lanes), columns = t->count() / width;
+  Buffer<float> out(std::size_t(padded * columns));   // [columns][padded]: conv taps and states come first
+  for (std::int64_t i = 0; i < width; ++i)
+    for (std::int64_t k = 0; k < columns; ++k) {
+      float v = values[std::size_t(i * columns + k)];
+      if (use == hymba::Use::a_log) {
+        v = float(-det::exp(double(v)) * 0x1.71547652b82fep+0);   // log2(e)
+        if (!std::isfinite(v)) return Error{ErrorCode::overflow, detail::place_of(*t), "values below 88", "one above at row " + std::to_string(i)};
+      }
+      out[std::size_t(k * padded + i)] = v;
+    }
+  buffers_.push_back(std::move(out));
+  return buffers_.back().data();
+}
+
+inline Result<const float*> Model::load_meta() {
+  const Shape& s = view_.shape;
+  if (s.meta == 0) return nullptr;
+  const std::int64_t extent[] = {s.meta, s.hidden}, stride = round_up(s.hidden, row_unit);
+  KLENS_TRY(const TensorView* const t, require(std::string(hymba::meta_name), extent));
+  Buffer<float> values(std::size_t(t->count())), out(std::size_t(s.meta * stride));
+  KLENS_OK(read_f32(*t, values.span()));
+  for (std::int64_t i = 0; i < t->count(); ++i) {
+    const float v = values[std::size_t(i)];
+    if (!std::isfinite(v)) return Error{ErrorCode::format, detail::place_of(*t), "finite values", std::to_string(v) + " at " + std::to_string(i)};
+    out[std::size_t(i / s.hidden * stride + i % s.hidden)] = v;
+  }
+  small_.push_back(t);
+  small_bytes_ += packed_tensor_bytes(std::int64_t(t->data.size()));
+  small_parameters_ += t->count();
+  buffers_.push_back(std::move(out));
+  return buffers_.back().data();
+}
+
+inline Result<void> Model::load_component(int component) {
+  const Component& c = components_[std::size_t(component)];
+  Slot& slot = slots_[std::size_t(component)];
+  if (packed_) {
+    const std::string where = path_ + ": matrix '" + c.name + "'";
+    const PackedMatrix* m = packed_->matrix(c.name);
+    if (m == nullptr) return Error{ErrorCode::missing, where, detail::shape_text(c.rows, c.cols), "no such matrix"};
+    if (m->rows != c.rows || m->cols != c.cols)
+      return Error{ErrorCode::shape, where, detail::shape_text(c.rows, c.cols), detail::shape_text(m->rows, m->cols)};
+    slot.mapped = *m;
+    slot.reference = m->precision;
+    bind(component, *m);
+    return {};
+  }
+  const std::int64_t extent[] = {c.rows, c.cols};
+  KLENS_TRY(slot.pristine, require(c.name + ".weight", extent));
+  slot.reference = detail::exact_format(slot.pristine->dtype);
+  KLENS_TRY(slot.owned, quantize(component, slot.reference));
+  bind(component, slot.owned.matrix());
+  return {};
+}
+
+inline Result<void> Model::check_names() const {
+  std::vector<std::string> known;
+  for (const Component& c : components_) known.push_back(packed_ ? c.name : c.name + ".weight");
+  for (const TensorView* t : small_) known.push_back(t->name);
+  std::ranges::sort(known);
+  const auto check = [&](std::string_view name) -> Result<void> {
+    if (std::ranges::binary_search(known, name) || hymba::may_ignore(view_.shape, name)) return {};
+    return Error{ErrorCode::unsupported, path_, "only tensors of a hymba model of this config",
+                 "tensor '" + std::string(name.substr(0, 120)) + "'"};
+  };
+  if (packed_) {
+    for (const std::string& name : packed_->names()) KLENS_OK(check(name));
+  } else {
+    for (const std::string_view name : checkpoint_->names()) KLENS_OK(check(name));
+  }
+  return {};
+}
+
+inline Result<void> Model::load(bool packed) {
+  KLENS_TRY(skeleton_, hymba::read_skeleton(config_));
+  const Shape& s = view_.shape = skeleton_.shape;
+  layers_.resize(std::size_t(s.layers));
+  for_each_site(skeleton_, [this](const Site& site) {
+    components_.push_back({component_name(view_.shape.family, site.role, site.layer), site.role, site.layer, site.rows, site.cols});
+  });
+  slots_.resize(components_.size());
+  view_.layers = layers_.data();
+  // Small tensors first: a checkpoint of another shape is refused before its projections are packed.
+  for (int l = 0; l < s.layers; ++l) {
+    LayerView& layer = layers_[std::size_t(l)];
+    layer.window = skeleton_.layers[std::size_t(l)].window, layer.kv_source = skeleton_.layers[std::size_t(l)].kv_source;
+    for (const hymba::LayerTensor& t : hymba::layer_tensors(s)) {
+      KLENS_TRY(layer.*t.member, load_vector("model.layers." + std::to_string(l) + "." + std::string(t.name), t.shape, t.use));
+    }
+  }
+  const std::int64_t hidden[] = {s.hidden};
+  KLENS_TRY(view_.final_norm, load_vector(std::string(hymba::final_norm_name), hidden, hymba::Use::vector));
+  KLENS_TRY(view_.meta, load_meta());
+  view_.attention_scale = float(1.0 / std::sqrt(double(s.qk_dim)));   // both operations are exact to rounding in IEEE 754
+  KLENS_OK(check_names());
+  for (int c = 0; c < int(components_.size()); ++c) KLENS_OK(load_component(c));
+  if (packed && packed_->info().shape_hash != hash())
+    return Error{ErrorCode::shape, path_ + ": shape hash", std::to_string(hash()), std::to_string(packed_->info().shape_hash)};
+  return {};
+}
+
+inline Result<void> Model::pristine_rows(int component, std::int64_t first, const Rows<float>& out) const {
+  const Component& c = components_[std::size_t(component)];
+  const TensorView* t = slot(component).pristine;
+  if (t == nullptr)
+    return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'", "a checkpoint folder, which has pristine weights", "a packed file"};
+  TensorView part = *t;
+  const std::size_t row_bytes = std::size_t(c.cols) * std::size_t(size_of(t->dtype));
+  if (first < 0 || out.rows < 0 || first + out.rows > c.rows || out.cols != c.cols || out.stride < out.cols)
+    return Error{ErrorCode::usage, path_ + ": component '" + c.name + "'", "rows of a " + detail::shape_text(c.rows, c.cols) + " matrix",
+                 detail::shape_text(out.rows, out.cols) + " from row " + std::to_string(first)};
+  part.shape = {1, c.cols};
+  for (std::int64_t r = 0; r < out.rows; ++r) {
+    part.data = t->data.subspan(std::size_t(first + r) * row_bytes, row_bytes);
+    KLENS_OK(read_f32(part, std::span(row(out, r), std::size_t(c.cols))));
+  }
+  return {};
+}
+
+inline Result<PackedBuffer> Model::quantize(int component, const Precision& precision, QuantizeNotes* notes) const {
+  const Component& c = components_[std::size_t(component)];
+  const std::string where = path_ + ": component '" + c.name + "'";
+  const auto named = [&where](Error e) { return e.where = where + ": " + e.where, e; };
+  Finding finding;
+  detail::weight_rules(precision, field_of(c.role), c.layer, finding);
+  if (finding.rule != Rule::none)
+    return Error{ErrorCode::unsupported, where + detail::text_of(finding.rule).member, detail::text_of(finding.rule).expected,
+                 detail::found_text(finding)};
+  auto made = PackedBuffer::make(precision, c.rows, c.cols);
+  if (!made) return named(made.error());
+  PackedBuffer whole = *std::move(made);
+  // 4 MiB of f32 at a time: panels are contiguous and rows independent, so a block of panels packs to a run of bytes.
+  const std::int64_t block = std::max<std::int64_t>(lanes, (std::int64_t(1) << 20) / c.cols / lanes * lanes);
+  Buffer<float> wide(std::size_t(std::min<std::int64_t>(block, c.rows) * c.cols));
+  const PackedLayout& l = whole.layout();
+  for (std::int64_t first = 0; first < c.rows; first += block) {
+    const Rows<float> rows{wide.data(), std::min<std::int64_t>(block, c.rows - first), c.cols, c.cols};
+    KLENS_OK(pristine_rows(component, first, rows));
+    QuantizeNotes found;
+    auto part = quantize_rtn(precision, {rows.data, rows.rows, rows.cols, rows.stride}, &found);
+    if (!part) return named([&](Error e) { return first == 0 ? e : (e.where = "from row " + std::to_string(first) + ", " + e.where, e); }(part.error()));
+    const std::int64_t panel = first / lanes;
+    std::memcpy(whole.panel_lines(panel), part->lines().data(), part->lines().size());
+    if (l.scale_plane_bytes > 0) std::memcpy(whole.panel_scales(panel), part->scales().data(), part->scales().size());
+    if (notes != nullptr && found.lost_groups != 0) {
+      if (notes->lost_groups == 0) notes->first_row = first + found.first_row, notes->first_col = found.first_col;
+      notes->lost_groups += found.lost_groups, notes->lost_weights += found.lost_weights;
+    }
+  }
+  detail::release_pages(slot(component).pristine->data);
+  return whole;
+}
+
+inline Result<void> Model::write(const std::string& path, const PackOptions& options) const {
+  std::vector<PackedItem> items;
+  for (int c = 0; c < int(components_.size()); ++c) items.push_back({components_[std::size_t(c)].name, weights(c), DType::f32, {}, {}});
+  for (const TensorView* t : small_) items.push_back({t->name, {}, t->dtype, t->shape, t->data});
+  PackedInfo info;
+  info.config_json = config_.text, info.tokenizer_json = options.tokenizer_json, info.plan_json = options.plan_json;
+  info.provenance = options.provenance, info.shape_hash = hash();
+  return write_packed(path, info, items);
+}
+
+inline Result<Model> load_model(const std::string& path, const LoadOptions& options) {
+  Model m;
+  m.path_ = path;
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return detail::io_error(path, "cannot open", errno);
+  if (S_ISDIR(status.st_mode)) {
+    KLENS_TRY(m.config_, read_config(path));
+    KLENS_TRY(m.checkpoint_, Safetensors::open(path));
+  } else if (is_packed_file(path)) {
+    KLENS_TRY(m.packed_, PackedFile::open(path, options.verify));
+    KLENS_TRY(m.config_, parse_config(m.packed_->info().config_json, path + ": config"));
+  } else {
+    return Error{ErrorCode::format, path, "a checkpoint folder or a packed .klens file", "another kind of file"};
+  }
+  KLENS_OK(m.load(m.packed_.has_value()));
+  return m;
+}
+
+}  // namespace klens
