@@ -5,6 +5,7 @@
 #include <klens/io/regex.hpp>
 #include <klens/io/unicode.hpp>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,12 +37,14 @@ struct TextPattern {
     return {};
   }
 
-  Result<std::string> replace(std::string_view text, std::string_view content) const {
+  /// The text with `content` in place of every match; an Error once it is longer than `limit` bytes.
+  Result<std::string> replace(std::string_view text, std::string_view content, std::size_t limit, const std::string& where) const {
     std::string out;
     std::size_t last = 0;
     KLENS_OK(for_each_match(text, [&](Regex::Match m) -> Result<void> {
       out.append(text.substr(last, m.begin - last)).append(content);
       last = m.end;
+      if (out.size() > limit) return Error{ErrorCode::overflow, where + ": replacement", "at most " + std::to_string(limit) + " bytes", "more"};
       return {};
     }));
     return out.append(text.substr(last));
@@ -104,6 +107,39 @@ inline Result<void> read_normalizer(const Json& j, const std::string& where, std
   return {};
 }
 
+inline bool is_ascii(std::string_view text) {
+  return std::ranges::all_of(text, [](unsigned char c) { return c < 0x80; });
+}
+
+/// Unicode normal form of valid UTF-8, in place; false where utf8proc refuses. Marks are put in canonical order with a sort of
+/// our own, because utf8proc's is quadratic in the length of a run of marks: half a million of them would take an hour.
+inline bool to_normal_form(std::string& text, int form) {
+  std::vector<utf8proc_int32_t> codes;
+  codes.reserve(text.size());
+  for (std::size_t i = 0; i < text.size();) {
+    const Utf8Char c = next_char(std::string_view(text).substr(i, 4));
+    utf8proc_int32_t parts[32];
+    int boundary = 0;
+    const utf8proc_ssize_t n = utf8proc_decompose_char(utf8proc_int32_t(c.code), parts, 32, utf8proc_option_t(form), &boundary);
+    if (n < 0 || n > 32) return false;
+    codes.insert(codes.end(), parts, parts + n);
+    i += c.length;
+  }
+  const auto rank = [](utf8proc_int32_t c) { return utf8proc_get_property(c)->combining_class; };
+  for (std::size_t i = 0; i < codes.size();) {
+    std::size_t end = i;
+    while (end < codes.size() && rank(codes[end]) != 0) ++end;
+    std::stable_sort(codes.begin() + std::ptrdiff_t(i), codes.begin() + std::ptrdiff_t(end),
+                     [&](utf8proc_int32_t a, utf8proc_int32_t b) { return rank(a) < rank(b); });
+    i = end + 1;
+  }
+  const utf8proc_ssize_t n = utf8proc_normalize_utf32(codes.data(), utf8proc_ssize_t(codes.size()), utf8proc_option_t(form));
+  if (n < 0) return false;
+  text.clear();
+  for (std::size_t i = 0; i < std::size_t(n); ++i) append_utf8(text, std::uint32_t(codes[i]));
+  return true;
+}
+
 /// `text` is valid UTF-8; so is the result.
 inline Result<std::string> normalize(const std::vector<NormalizeStep>& steps, std::string_view text, const std::string& where) {
   // Replacements multiply: a file may not turn a text into something unboundedly long.
@@ -111,24 +147,20 @@ inline Result<std::string> normalize(const std::vector<NormalizeStep>& steps, st
   std::string current(text);
   for (const NormalizeStep& step : steps) {
     switch (step.kind) {
-      case NormalizeStep::Kind::form: {
-        utf8proc_uint8_t* out = nullptr;
-        const utf8proc_ssize_t n = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(current.data()), utf8proc_ssize_t(current.size()), &out,
-                                                utf8proc_option_t(step.form));
-        if (n < 0) return Error{ErrorCode::format, where + ": normalizer", "text that can be normalized", utf8proc_errmsg(n)};
-        current.assign(reinterpret_cast<const char*>(out), std::size_t(n));
-        std::free(out);
+      case NormalizeStep::Kind::form:
+        if (!is_ascii(current) && !to_normal_form(current, step.form))
+          return Error{ErrorCode::format, where + ": normalizer", "text that can be normalized", "other text"};
         break;
-      }
       case NormalizeStep::Kind::prepend:
         if (!current.empty()) current.insert(0, step.content);
         break;
       case NormalizeStep::Kind::replace: {
-        KLENS_TRY(current, step.pattern.replace(current, step.content));
+        KLENS_TRY(current, step.pattern.replace(current, step.content, limit, where));
         break;
       }
     }
-    if (current.size() > limit) return Error{ErrorCode::overflow, where + ": normalizer", "at most " + std::to_string(limit) + " bytes", std::to_string(current.size())};
+    if (current.size() > limit)
+      return Error{ErrorCode::overflow, where + ": normalizer", "at most " + std::to_string(limit) + " bytes", std::to_string(current.size())};
   }
   return current;
 }
