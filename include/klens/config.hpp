@@ -48,6 +48,10 @@
 /// Leaf functions: inlined at every optimisation level, so that no weak copy of them is left for the linker to choose.
 #define KLENS_INLINE [[gnu::always_inline]] inline
 #define KLENS_NOINLINE [[gnu::noinline]]
+/// Kept in the object although nothing in it refers to it.
+#define KLENS_USED [[gnu::used]]
+/// After a lambda's parameter list: [&](auto i) KLENS_INLINE_LAMBDA { ... }
+#define KLENS_INLINE_LAMBDA __attribute__((always_inline))
 #define KLENS_RESTRICT __restrict__
 
 /// Wrong calls (index, null): checked where KLENS_CHECKS is set (Debug and sanitizer presets), undefined otherwise.

@@ -20,4 +20,16 @@ class FlushDenormals {
   std::uint32_t saved_;
 };
 
+/// The opposite, for work that promises exact results on any thread (quantizers): IEEE arithmetic with denormals.
+class KeepDenormals {
+ public:
+  KLENS_INLINE KeepDenormals() : saved_(__builtin_ia32_stmxcsr()) { __builtin_ia32_ldmxcsr(0x1f80u); }
+  KLENS_INLINE ~KeepDenormals() { __builtin_ia32_ldmxcsr(saved_); }
+  KeepDenormals(const KeepDenormals&) = delete;
+  KeepDenormals& operator=(const KeepDenormals&) = delete;
+
+ private:
+  std::uint32_t saved_;
+};
+
 }  // namespace klens

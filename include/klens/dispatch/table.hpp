@@ -3,32 +3,9 @@
 
 #include <klens/isa/level.hpp>
 #include <klens/kernel/args.hpp>
+#include <klens/kernel/kinds.hpp>
 
 namespace klens {
-
-/// How a linear's weights are stored, as a table index.
-enum class Codec : int { f32, f16, bf16, nf4, i2, i3, i4, i5, i6, i8 };
-inline constexpr int codec_count = 10;
-
-KLENS_INLINE constexpr Codec codec_of(const Precision& p) {
-  switch (p.scheme.grid) {
-    case Grid::f32: return Codec::f32;
-    case Grid::f16: return Codec::f16;
-    case Grid::bf16: return Codec::bf16;
-    case Grid::nf4: return Codec::nf4;
-    case Grid::uniform: break;
-  }
-  return p.weight_bits == 8 ? Codec::i8 : Codec(int(Codec::i2) + p.weight_bits - 2);
-}
-
-/// Which integers a linear multiplies. Float and nf4 weights always take f32 rows (a quantized row is widened exactly).
-enum class DotKind : int { f32, a16, a8 };
-inline constexpr int dot_kind_count = 3;
-
-KLENS_INLINE constexpr DotKind dot_kind_of(const Precision& p) {
-  if (p.scheme.grid != Grid::uniform || p.activation == Activation::f32) return DotKind::f32;
-  return p.activation == Activation::a16 ? DotKind::a16 : DotKind::a8;
-}
 
 template <class Args>
 using Kernel = void (*)(const Args&);

@@ -1,4 +1,4 @@
-// One value of every grid, and its place in the D-lines: constexpr, scalar, the definition the fast paths are tested against.
+// One value of every grid, and its place in the D-lines: constexpr, scalar, the definition that fast paths must equal.
 //
 // Codes. A stored weight is an unsigned code of `bits` bits:
 //   uniform   code = q + 2^(bits-1), q in [-2^(bits-1), 2^(bits-1) - 1]; round-to-nearest uses [-qmax, qmax] of it
@@ -7,7 +7,7 @@
 // The value is code_value(code) for floats and scale * code_value(code) otherwise: one rounding.
 //
 // Places. Input k of panel row r lies in unit k / unit_of().inputs; with i = k mod that, inside the unit (d = 4r, the
-// row's dword in a line; bit b counts from the lowest):
+// row's dword in a line):
 //   w8        line 0             byte d + i                       bits 7..0
 //   nibble    line i/8           byte d + i%4                     bits 3..0 for i%8 < 4, else bits 7..4
 //   crumb     line i/16          byte d + i%4                     bits 2c+1..2c, c = i%16 / 4
@@ -16,7 +16,8 @@
 //   bf16      line 0             bytes d + 2i, d + 2i + 1
 //   f16       line 0             bytes 32i + 2r, 32i + 2r + 1
 //   w4, nf4 = nibble; w2 = crumb; w3 = crumbs in lines 0..1 (code bits 1..0), bit in line 2 (code bit 2);
-//   w5 = nibbles in lines 0..3 (bits 3..0), bit in line 4 (bit 4); w6 = nibbles in lines 0..3 (bits 3..0), crumbs in 4..5 (bits 5..4)
+//   w5 = nibbles in lines 0..3 (bits 3..0), bit in line 4 (bit 4);
+//   w6 = nibbles in lines 0..3 (bits 3..0), crumbs in lines 4..5 (bits 5..4)
 #pragma once
 
 #include <klens/core/half.hpp>
@@ -26,14 +27,16 @@ namespace klens {
 
 // The table is named by level, like everything an object of a level may have to emit (config.hpp).
 inline namespace KLENS_NS {
-inline constexpr float nf4_levels[16] = {-1.0f,        -0.6961928f, -0.52507305f, -0.39491749f, -0.28444138f, -0.18477343f,
-                                         -0.09105004f, 0.0f,        0.0795803f,   0.1609302f,   0.2461123f,   0.33791524f,
-                                         0.44070983f,  0.562617f,   0.72295684f,  1.0f};
+inline constexpr float nf4_levels[16] = {
+    -1.0f,      -0.6961928f, -0.52507305f, -0.39491749f, -0.28444138f, -0.18477343f, -0.09105004f, 0.0f,
+    0.0795803f, 0.1609302f,  0.2461123f,   0.33791524f,  0.44070983f,  0.562617f,    0.72295684f,  1.0f};
 }  // namespace KLENS_NS
 
 inline constexpr std::uint32_t nf4_zero_code = 7;
 
-KLENS_INLINE constexpr bool is_float_grid(Grid grid) { return grid == Grid::f32 || grid == Grid::f16 || grid == Grid::bf16; }
+KLENS_INLINE constexpr bool is_float_grid(Grid grid) {
+  return grid == Grid::f32 || grid == Grid::f16 || grid == Grid::bf16;
+}
 
 /// Largest |q| that round-to-nearest uses: 127, 31, 15, 7, 3, 1.
 KLENS_INLINE constexpr int qmax_of(int bits) { return (1 << (bits - 1)) - 1; }
@@ -54,8 +57,8 @@ KLENS_INLINE constexpr int round_half_even(float x) {
   return int(std::bit_cast<std::uint32_t>(x + 12582912.0f)) - 0x4b400000;
 }
 
-/// Greatest float that is not above the middle of levels i and i + 1: x lies nearer to level i + 1 exactly when x > it. The
-/// sum of the two levels is exact in double. A tie, which only a representable middle can make, goes to the lower level.
+/// Greatest float that is not above the middle of levels i and i + 1: x lies nearer to level i + 1 exactly when x > it.
+/// The sum of the two levels is exact in double. A tie, which takes a representable middle, goes to the lower level.
 KLENS_INLINE constexpr float nf4_middle(int i) {
   const double middle = (double(nf4_levels[i]) + double(nf4_levels[i + 1])) / 2;
   const float near = float(middle);
@@ -78,7 +81,7 @@ KLENS_INLINE constexpr std::uint32_t encode_float(Grid grid, float w) {
   return std::bit_cast<std::uint32_t>(w);
 }
 
-/// Code of w on any grid, given its scale (ignored by float grids; 0 means the weight is 0): design rule of `quant/rtn.hpp`.
+/// Code of w on any grid, given its scale (ignored by float grids; 0 means the weight is 0): the rule of quant/rtn.hpp.
 KLENS_INLINE constexpr std::uint32_t encode(int bits, Grid grid, float w, float scale) {
   if (is_float_grid(grid)) return encode_float(grid, w);
   if (scale == 0.0f) return zero_code(bits, grid);
@@ -100,16 +103,24 @@ KLENS_INLINE constexpr float code_value(int bits, Grid grid, std::uint32_t code)
   return std::bit_cast<float>(code);
 }
 
-/// Where the bits of one code stand: `width` bits from bit `shift` of byte `byte` (width 16, 32: little endian from there).
-struct Place { int byte, shift, width; };
+/// Where the bits of one code stand: `width` bits from bit `shift` of byte `byte` (width 16, 32: little endian).
+struct Place {
+  int byte, shift, width;
+};
 
 KLENS_INLINE constexpr Place byte_place(int line, int r, int i) { return {line * line_bytes + 4 * r + i % 4, 0, 8}; }
-KLENS_INLINE constexpr Place nibble_place(int line, int r, int i) { return {(line + i / 8) * line_bytes + 4 * r + i % 4, i % 8 / 4 * 4, 4}; }
-KLENS_INLINE constexpr Place crumb_place(int line, int r, int i) { return {(line + i / 16) * line_bytes + 4 * r + i % 4, i % 16 / 4 * 2, 2}; }
+KLENS_INLINE constexpr Place nibble_place(int line, int r, int i) {
+  return {(line + i / 8) * line_bytes + 4 * r + i % 4, i % 8 / 4 * 4, 4};
+}
+KLENS_INLINE constexpr Place crumb_place(int line, int r, int i) {
+  return {(line + i / 16) * line_bytes + 4 * r + i % 4, i % 16 / 4 * 2, 2};
+}
 KLENS_INLINE constexpr Place bit_place(int line, int r, int i) { return {line * line_bytes + 4 * r + i % 4, i / 4, 1}; }
 
-/// The one or two places of input i (of its unit) of row r; places.high.width is 0 where there is one. Code bits: low first.
-struct Places { Place low, high; };
+/// The places of input i (of its unit) of row r: the code's low bits, then its high bits (width 0 where there are none).
+struct Places {
+  Place low, high;
+};
 
 KLENS_INLINE constexpr Places places_of(int bits, Grid grid, int r, int i) {
   constexpr Place none{0, 0, 0};
@@ -151,7 +162,8 @@ KLENS_INLINE constexpr std::uint32_t load_code(const unsigned char* panel, int b
 }
 
 /// Replaces that code and no other bit.
-KLENS_INLINE constexpr void store_code(unsigned char* panel, int bits, Grid grid, int r, std::int64_t k, std::uint32_t code) {
+KLENS_INLINE constexpr void store_code(unsigned char* panel, int bits, Grid grid, int r, std::int64_t k,
+                                       std::uint32_t code) {
   const Unit u = unit_of(bits, grid);
   unsigned char* unit = panel + k / u.inputs * (u.lines * line_bytes);
   const Places p = places_of(bits, grid, r, int(k % u.inputs));
@@ -171,8 +183,9 @@ KLENS_INLINE float scale_at(const PackedMatrix& m, std::int64_t panel, std::int6
 KLENS_INLINE float weight_at(const PackedMatrix& m, std::int64_t n, std::int64_t k) {
   const Precision& p = m.precision;
   const std::int64_t panel = n / lanes, panel_bytes = layout_of(p, m.rows, m.cols).panel_bytes;
-  const float value = code_value(p.weight_bits, p.scheme.grid,
-                                 load_code(m.lines + panel * panel_bytes, p.weight_bits, p.scheme.grid, int(n % lanes), k));
+  const float value =
+      code_value(p.weight_bits, p.scheme.grid,
+                 load_code(m.lines + panel * panel_bytes, p.weight_bits, p.scheme.grid, int(n % lanes), k));
   if (is_float_grid(p.scheme.grid)) return value;
   return scale_at(m, panel, p.scheme.scale == Granularity::group ? k / p.scheme.group : 0, int(n % lanes)) * value;
 }
@@ -184,7 +197,9 @@ constexpr bool codec_round_trips(int bits, Grid grid) {
   const Unit u = unit_of(bits, grid);
   unsigned char panel[2 * 6 * line_bytes] = {};
   const std::uint32_t mask = bits >= 32 ? 0xffffffffu : (1u << bits) - 1u;
-  const auto code = [&](int r, int k) { return (std::uint32_t(r) * 2654435761u + std::uint32_t(k) * 40503u + 0x9e37u) >> 3 & mask; };
+  const auto code = [&](int r, int k) {
+    return (std::uint32_t(r) * 2654435761u + std::uint32_t(k) * 40503u + 0x9e37u) >> 3 & mask;
+  };
   for (int k = 2 * u.inputs - 1; k >= 0; --k)
     for (int r = 0; r < lanes; ++r) store_code(panel, bits, grid, r, k, code(r, k));
   for (int r = 0; r < lanes; ++r)

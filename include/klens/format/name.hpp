@@ -18,13 +18,15 @@ constexpr bool eat(std::string_view& text, std::string_view token) {
   return true;
 }
 
+/// A number without leading zeros, below 65536; else -1.
 constexpr int eat_number(std::string_view& text) {
   int value = -1;
+  if (text.substr(0, 1) == "0") return value;
   while (!text.empty() && text[0] >= '0' && text[0] <= '9' && value < 10000) {
     value = (value < 0 ? 0 : value * 10) + (text[0] - '0');
     text.remove_prefix(1);
   }
-  return value;
+  return value < 65536 ? value : -1;
 }
 
 }  // namespace detail
@@ -45,8 +47,8 @@ constexpr std::optional<Precision> parse_format(std::string_view text) {
   } else return std::nullopt;
   if (eat(text, "a16")) p.activation = Activation::a16;
   else if (eat(text, "a8s")) {
-    // "a8s8" is a8 followed by the state s8; "a8s" alone is the static scale.
-    if (!text.empty()) {
+    // "a8s8" is a8 followed by the state s8; "a8s" alone, and "a8ss8", have the static scale.
+    if (!text.empty() && text[0] != 's') {
       p.activation = Activation::a8;
       p.state = text == "16" ? State::s16 : text == "8" ? State::s8 : text == "4" ? State::s4 : State::f32;
       if (p.state == State::f32) return std::nullopt;
@@ -83,6 +85,7 @@ inline std::string format_name(const Precision& p) {
 
 static_assert(parse_format("w4g32a8")->scheme.group == 32 && parse_format("w8a16")->activation == Activation::a16);
 static_assert(parse_format("w4a8s8")->state == State::s8 && parse_format("w4a8s")->activation == Activation::a8s);
+static_assert(parse_format("w4a8ss8")->activation == Activation::a8s && !parse_format("w4g65568") && !parse_format("w04"));
 static_assert(!parse_format("w7") && !parse_format("w4g33") && !parse_format("w4x") && !parse_format(""));
 
 }  // namespace klens

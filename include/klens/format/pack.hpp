@@ -3,9 +3,9 @@
 //   unpack            W[n, k] = scale[n, group of k] * value(code[n, k])      one rounding; exact for float grids
 //   unpack_integers   q[n, k] (nf4: the level's index)
 //
-// The work is done in blocks of 16 rows x 32 inputs: every unit divides 32, and every group is a multiple of 32. A block's
-// codes are bytes in a 512-byte scratch; four of them at a time are shifted into place as one dword, so that packing costs
-// about one operation per weight without any vector instruction. Exact places: codec.hpp.
+// The work is done in blocks of 16 rows x 32 inputs: every unit divides 32, and every group is a multiple of 32. A
+// block's codes are bytes in a 512-byte scratch; four of them at a time are shifted into place as one dword, so that
+// packing costs about one operation per weight without any vector instruction. Exact places: codec.hpp.
 #pragma once
 
 #include <klens/core/aligned.hpp>
@@ -32,7 +32,9 @@ inline std::string number_text(double x) {
   return text;
 }
 
-inline std::string shape_text(std::int64_t rows, std::int64_t cols) { return std::to_string(rows) + " x " + std::to_string(cols); }
+inline std::string shape_text(std::int64_t rows, std::int64_t cols) {
+  return std::to_string(rows) + " x " + std::to_string(cols);
+}
 
 inline std::string place_text(std::int64_t row, std::int64_t col) {
   return "row " + std::to_string(row) + ", column " + std::to_string(col);
@@ -41,17 +43,23 @@ inline std::string place_text(std::int64_t row, std::int64_t col) {
 /// A shape that can be packed at all.
 inline Result<void> check_shape(const Precision& p, std::int64_t rows, std::int64_t cols) {
   if (!storable(p.weight_bits, p.scheme))
-    return Error{ErrorCode::unsupported, "packed matrix " + shape_text(rows, cols), "a format with a packed layout", format_name(p)};
+    return Error{ErrorCode::unsupported, "packed matrix " + shape_text(rows, cols), "a format with a packed layout",
+                 format_name(p)};
   constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max() - lanes;
   if (rows < 1 || cols < 1 || rows > most || cols > most || rows > max_weights / cols)
-    return Error{ErrorCode::shape, "packed matrix", "1 to 2^31 rows and columns, at most 2^40 weights", shape_text(rows, cols)};
+    return Error{ErrorCode::shape, "packed matrix", "1 to 2^31 rows and columns, at most 2^40 weights",
+                 shape_text(rows, cols)};
   return {};
 }
 
 /// Codes of 16 rows x 32 inputs, one byte each. Row r starts at codes + 32 r.
 using BlockCodes = unsigned char[lanes * block_inputs];
 
-inline std::uint32_t load_u32(const unsigned char* p) { std::uint32_t u; std::memcpy(&u, p, 4); return u; }
+inline std::uint32_t load_u32(const unsigned char* p) {
+  std::uint32_t u;
+  std::memcpy(&u, p, 4);
+  return u;
+}
 inline void store_u32(unsigned char* p, std::uint32_t u) { std::memcpy(p, &u, 4); }
 
 // Planes: `inputs` codes of row r (a multiple of the plane's inputs per line) to and from its lines; c points at the
@@ -159,8 +167,12 @@ class PackedBuffer {
   std::int64_t cols() const { return cols_; }
   std::int64_t bytes() const { return layout_.line_plane_bytes + layout_.scale_plane_bytes; }  // = packed_bytes(...)
 
-  std::span<const std::byte> lines() const { return std::as_bytes(data_.span()).first(std::size_t(layout_.line_plane_bytes)); }
-  std::span<const std::byte> scales() const { return std::as_bytes(data_.span()).subspan(std::size_t(layout_.line_plane_bytes)); }
+  std::span<const std::byte> lines() const {
+    return std::as_bytes(data_.span()).first(std::size_t(layout_.line_plane_bytes));
+  }
+  std::span<const std::byte> scales() const {
+    return std::as_bytes(data_.span()).subspan(std::size_t(layout_.line_plane_bytes));
+  }
 
   /// Lines of a panel, and its scales (float[16], or half[groups][16]); for the code that fills them.
   unsigned char* panel_lines(std::int64_t panel) { return data_.data() + panel * layout_.panel_bytes; }
@@ -170,7 +182,10 @@ class PackedBuffer {
 
  private:
   PackedBuffer(const Precision& precision, std::int64_t rows, std::int64_t cols)
-      : precision_(precision), rows_(std::int32_t(rows)), cols_(std::int32_t(cols)), layout_(layout_of(precision, rows, cols)),
+      : precision_(precision),
+        rows_(std::int32_t(rows)),
+        cols_(std::int32_t(cols)),
+        layout_(layout_of(precision, rows, cols)),
         data_(std::size_t(layout_.line_plane_bytes + layout_.scale_plane_bytes)) {
     const Unit u = unit_of(precision.weight_bits, precision.scheme.grid);
     for (int line = 0; line < u.lines; ++line) {
@@ -188,20 +203,24 @@ class PackedBuffer {
 };
 
 /// A view of packed bytes that somebody else owns (a mapped file), after checking format, shape, sizes and alignment.
-inline Result<PackedMatrix> packed_view(const Precision& p, std::span<const std::byte> lines, std::span<const std::byte> scales,
-                                        std::int64_t rows, std::int64_t cols) {
+inline Result<PackedMatrix> packed_view(const Precision& p, std::span<const std::byte> lines,
+                                        std::span<const std::byte> scales, std::int64_t rows, std::int64_t cols) {
   KLENS_OK(detail::check_shape(p, rows, cols));
   const PackedLayout l = layout_of(p, rows, cols);
   const std::string where = weight_name(p) + " matrix " + detail::shape_text(rows, cols);
   if (std::int64_t(lines.size()) != l.line_plane_bytes)
-    return Error{ErrorCode::shape, where + ": line plane", std::to_string(l.line_plane_bytes) + " bytes", std::to_string(lines.size())};
+    return Error{ErrorCode::shape, where + ": line plane", std::to_string(l.line_plane_bytes) + " bytes",
+                 std::to_string(lines.size())};
   if (std::int64_t(scales.size()) != l.scale_plane_bytes)
-    return Error{ErrorCode::shape, where + ": scale plane", std::to_string(l.scale_plane_bytes) + " bytes", std::to_string(scales.size())};
+    return Error{ErrorCode::shape, where + ": scale plane", std::to_string(l.scale_plane_bytes) + " bytes",
+                 std::to_string(scales.size())};
   const auto misaligned = [](const void* p, std::uintptr_t unit) { return reinterpret_cast<std::uintptr_t>(p) % unit; };
   if (const auto rest = misaligned(lines.data(), line_bytes))
-    return Error{ErrorCode::format, where + ": line plane", "a multiple of 64 as its address", std::to_string(rest) + " bytes beyond one"};
+    return Error{ErrorCode::format, where + ": line plane", "a multiple of 64 as its address",
+                 std::to_string(rest) + " bytes beyond one"};
   if (const auto rest = scales.empty() ? 0 : misaligned(scales.data(), 32))
-    return Error{ErrorCode::format, where + ": scale plane", "a multiple of 32 as its address", std::to_string(rest) + " bytes beyond one"};
+    return Error{ErrorCode::format, where + ": scale plane", "a multiple of 32 as its address",
+                 std::to_string(rest) + " bytes beyond one"};
   return PackedMatrix{reinterpret_cast<const unsigned char*>(lines.data()), scales.empty() ? nullptr : scales.data(),
                       std::int32_t(rows), std::int32_t(cols), p};
 }
@@ -245,7 +264,8 @@ inline void unpack(const PackedMatrix& m, const Rows<float>& out) {
   const Precision& p = m.precision;
   if (is_float_grid(p.scheme.grid)) return detail::unpack_floats(m, out);
   float value[256] = {};
-  for (int code = 0; code < 1 << p.weight_bits; ++code) value[code] = code_value(p.weight_bits, p.scheme.grid, std::uint32_t(code));
+  for (int code = 0; code < 1 << p.weight_bits; ++code)
+    value[code] = code_value(p.weight_bits, p.scheme.grid, std::uint32_t(code));
   detail::for_each_block(m, [&](std::int64_t panel, std::int64_t k0, int inputs, const detail::BlockCodes& codes) {
     const std::int64_t group = p.scheme.scale == Granularity::group ? k0 / p.scheme.group : 0;
     for (int r = 0; r < lanes && panel * lanes + r < m.rows; ++r) {
@@ -267,16 +287,18 @@ inline void unpack_integers(const PackedMatrix& m, const Rows<std::int8_t>& out)
   });
 }
 
-/// Packs given integers (uniform: q, nf4: level indices; [rows, cols]) with given scales ([rows, 1 or groups]). Errors: a
-/// value outside the grid; a group scale that is not a finite binary16; shapes that differ.
-inline Result<PackedBuffer> pack_integers(const Precision& p, const Rows<const std::int8_t>& q, const Rows<const float>& scales) {
+/// Packs given integers (uniform: q, nf4: level indices; [rows, cols]) with given scales ([rows, 1 or groups]). Errors:
+/// a value outside the grid; a group scale that is not a finite binary16; shapes that differ.
+inline Result<PackedBuffer> pack_integers(const Precision& p, const Rows<const std::int8_t>& q,
+                                          const Rows<const float>& scales) {
   KLENS_TRY(PackedBuffer out, PackedBuffer::make(p, q.rows, q.cols));
   const PackedLayout& l = out.layout();
   const bool grouped = p.scheme.scale == Granularity::group, nf4 = p.scheme.grid == Grid::nf4;
   if (is_float_grid(p.scheme.grid))
     return Error{ErrorCode::unsupported, "packing integers", "a uniform or nf4 format", format_name(p)};
   if (scales.rows != q.rows || scales.cols != l.groups)
-    return Error{ErrorCode::shape, "scales of " + format_name(p), detail::shape_text(q.rows, l.groups), detail::shape_text(scales.rows, scales.cols)};
+    return Error{ErrorCode::shape, "scales of " + format_name(p), detail::shape_text(q.rows, l.groups),
+                 detail::shape_text(scales.rows, scales.cols)};
   const int bias = nf4 ? 0 : bias_of(p.weight_bits), least = -bias, most = (1 << p.weight_bits) - 1 - bias;
   const Unit u = unit_of(p.weight_bits, p.scheme.grid);
   for (std::int64_t panel = 0; panel < l.panels; ++panel) {
@@ -286,10 +308,13 @@ inline Result<PackedBuffer> pack_integers(const Precision& p, const Rows<const s
         const float s = row(scales, panel * lanes + r)[g];
         const half h = to_half(s);
         if (!(s - s == 0.0f) || (grouped && to_float(h) != s))
-          return Error{ErrorCode::format, "scale of row " + std::to_string(panel * lanes + r) + ", group " + std::to_string(g),
+          return Error{ErrorCode::format,
+                       "scale of row " + std::to_string(panel * lanes + r) + ", group " + std::to_string(g),
                        grouped ? "a finite binary16 value" : "a finite value", detail::number_text(s)};
-        if (grouped) reinterpret_cast<half*>(out.panel_scales(panel))[g * lanes + r] = h;
-        else reinterpret_cast<float*>(out.panel_scales(panel))[r] = s;
+        if (grouped)
+          reinterpret_cast<half*>(out.panel_scales(panel))[g * lanes + r] = h;
+        else
+          reinterpret_cast<float*>(out.panel_scales(panel))[r] = s;
       }
     for (std::int64_t k0 = 0; k0 < q.cols; k0 += detail::block_inputs) {
       detail::BlockCodes codes;
@@ -325,10 +350,13 @@ inline Result<PackedBuffer> pack_floats(const Precision& p, const Rows<const flo
       if ((code & exponent) == exponent) {
         const bool finite = x[k] - x[k] == 0.0f;
         return Error{finite ? ErrorCode::overflow : ErrorCode::format, detail::place_text(n, k),
-                     finite ? "a weight in the range of " + weight_name(p) : "a finite weight", detail::number_text(x[k])};
+                     finite ? "a weight in the range of " + weight_name(p) : "a finite weight",
+                     detail::number_text(x[k])};
       }
-      if (grid == Grid::f32) detail::store_u32(panel + k * line_bytes + 4 * r, code);
-      else store_code(panel, 16, grid, r, k, code);
+      if (grid == Grid::f32)
+        detail::store_u32(panel + k * line_bytes + 4 * r, code);
+      else
+        store_code(panel, 16, grid, r, k, code);
     }
   }
   return out;

@@ -11,7 +11,7 @@
 namespace klens {
 
 template <int Bits, Scheme S>
-  requires Storable<Bits, S>
+requires Storable<Bits, S>
 class QTensor {
  public:
   static constexpr int bits = Bits;
@@ -27,7 +27,8 @@ class QTensor {
   }
 
   /// Looks at `lines` and `scales` (float grids: empty) after checking sizes and alignment (64 and 32 bytes).
-  static Result<QTensor> view(std::span<const std::byte> lines, std::span<const std::byte> scales, std::int64_t rows, std::int64_t cols) {
+  static Result<QTensor> view(std::span<const std::byte> lines, std::span<const std::byte> scales, std::int64_t rows,
+                              std::int64_t cols) {
     KLENS_TRY(const PackedMatrix m, packed_view(precision, lines, scales, rows, cols));
     return QTensor(m);
   }
@@ -57,9 +58,10 @@ class QTensor {
   std::int32_t rows_, cols_;
 };
 
-/// Owns what a QTensor looks at; made by quantize<Bits, Scheme>() (quant/rtn.hpp) or from a PackedBuffer of that format.
+/// Owns what a QTensor looks at; made by quantize<Bits, Scheme>() (quant/rtn.hpp) or from a PackedBuffer of that
+/// format.
 template <int Bits, Scheme S>
-  requires Storable<Bits, S>
+requires Storable<Bits, S>
 class QBuffer {
  public:
   static Result<QBuffer> from(PackedBuffer packed) {
@@ -79,11 +81,13 @@ class QBuffer {
  private:
   QBuffer(PackedBuffer packed, const QTensor<Bits, S>& view) : packed_(std::move(packed)), view_(view) {}
 
-  PackedBuffer packed_;     // moving it moves the pointer, not the bytes: the view stays valid
+  PackedBuffer packed_;  // moving it moves the pointer, not the bytes: the view stays valid
   QTensor<Bits, S> view_;
 };
 
-static_assert(QTensor<4, groups_of(32)>::bits_per_value == 4.5 && QTensor<4, groups_of(32)>::bytes(80, 2048) == 80 * 2048 * 9 / 16);
-static_assert(QTensor<8, per_row()>::bytes(1, 12) == 3 * 64 + 64 && QTensor<16, floats(Grid::f16)>::bytes(17, 3) == 2 * 2 * 64);
+static_assert(QTensor<4, groups_of(32)>::bits_per_value == 4.5 &&
+              QTensor<4, groups_of(32)>::bytes(80, 2048) == 80 * 2048 * 9 / 16);
+static_assert(QTensor<8, per_row()>::bytes(1, 12) == 3 * 64 + 64 &&
+              QTensor<16, floats(Grid::f16)>::bytes(17, 3) == 2 * 2 * 64);
 
 }  // namespace klens

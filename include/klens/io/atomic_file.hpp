@@ -56,6 +56,7 @@ class AtomicFile {
   }
 
   Result<void> write(std::span<const std::byte> bytes) {
+    if (fd_ < 0) return Error{ErrorCode::io, path_, "an open file", "one that failed or was committed"};
     written_ += bytes.size();
     if (buffer_.size() + bytes.size() < buffer_bytes) {
       buffer_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
@@ -83,6 +84,7 @@ class AtomicFile {
 
   /// Puts the file in its place.
   Result<void> commit() {
+    if (fd_ < 0) return Error{ErrorCode::io, path_, "an open file", "one that failed or was committed"};
     KLENS_OK(flush());
     const int closed = ::close(std::exchange(fd_, -1));
     if (closed != 0) {  // some file systems report a full disk only here
@@ -117,7 +119,6 @@ class AtomicFile {
   }
 
   Result<void> put(const char* data, std::size_t size) {
-    if (fd_ < 0 && size > 0) return Error{ErrorCode::io, path_, "an open file", "one that failed or was committed"};
     while (size > 0) {
       const ssize_t n = ::write(fd_, data, size);
       if (n < 0 && errno == EINTR) continue;

@@ -4,6 +4,7 @@
 
 #include <klens/io/tokenizer_normalize.hpp>
 
+#include <algorithm>
 #include <array>
 #include <limits>
 #include <queue>
@@ -14,7 +15,8 @@
 namespace klens {
 namespace detail {
 
-inline constexpr std::int64_t max_token_id = 1 << 24;
+/// Largest id among `count` tokens: files leave holes, but not many; a table by id must not be one token's to blow up.
+constexpr std::int64_t max_token_id(std::size_t count) { return std::min<std::int64_t>(4 * std::int64_t(count) + (1 << 16), 1 << 24); }
 inline constexpr std::size_t max_token_bytes = 16 << 10;
 
 struct StringHash {
@@ -62,10 +64,11 @@ class Bpe {
     KLENS_TRY(const bool byte_fallback, json_bool_or(model, "byte_fallback", where, false));
     KLENS_TRY(bpe.ignore_merges_, json_bool_or(model, "ignore_merges", where, false));
     KLENS_TRY(const Json* const vocab, json_object(model, "vocab", where));
+    const std::int64_t largest = max_token_id(vocab->size());
     for (const auto& [token, id] : vocab->items()) {
-      const std::int64_t n = id.is_number_integer() && id <= max_token_id && id >= 0 ? id.get<std::int64_t>() : -1;
+      const std::int64_t n = id.is_number_integer() && id <= largest && id >= 0 ? id.get<std::int64_t>() : -1;
       if (n < 0)
-        return Error{ErrorCode::format, where + ": 'vocab': token '" + clip(token, 60) + "'", "an id in 0.." + std::to_string(max_token_id), describe(id)};
+        return Error{ErrorCode::format, where + ": 'vocab': token '" + clip(token, 60) + "'", "an id in 0.." + std::to_string(largest), describe(id)};
       KLENS_OK(vocabulary.add(token, n, where + ": 'vocab'"));
     }
     KLENS_TRY(const std::string unknown, json_string_or(model, "unk_token", where, ""));

@@ -51,13 +51,14 @@ inline Result<void> Tokenizer::read_added(const Json& file, const std::string& w
   using namespace detail;
   if (json_absent(file, "added_tokens")) return {};
   KLENS_TRY(const Json* const list, json_array(file, "added_tokens", where));
+  const std::int64_t largest = max_token_id(vocabulary_.ids.size() + list->size());
   for (std::size_t i = 0; i < list->size(); ++i) {
     const Json& j = (*list)[i];
     const std::string place = where + ": 'added_tokens'[" + std::to_string(i) + "]";
     KLENS_OK(only_keys(j, place, {"id", "content", "single_word", "lstrip", "rstrip", "normalized", "special"}));
     AddedToken token;
     KLENS_TRY(token.content, json_string(j, "content", place));
-    KLENS_TRY(const std::int64_t id, json_int(j, "id", place, 0, max_token_id));
+    KLENS_TRY(const std::int64_t id, json_int(j, "id", place, 0, largest));
     KLENS_TRY(token.single_word, json_bool_or(j, "single_word", place, false));
     KLENS_TRY(token.left_strip, json_bool_or(j, "lstrip", place, false));
     KLENS_TRY(token.right_strip, json_bool_or(j, "rstrip", place, false));
@@ -110,7 +111,7 @@ inline Result<void> Tokenizer::read_template(const Json& processor, const std::s
     KLENS_TRY(const Json* const token, json_object(piece, "SpecialToken", place + ": 'single'"));
     KLENS_TRY(const std::string name, json_string(*token, "id", place + ": 'single'"));
     KLENS_TRY(const Json* const entry, json_object(*specials, name, place + ": 'special_tokens'"));
-    KLENS_TRY(const std::vector<std::int64_t> ids, json_ints(*entry, "ids", place + ": 'special_tokens'", 0, max_token_id, 64));
+    KLENS_TRY(const std::vector<std::int64_t> ids, json_ints(*entry, "ids", place + ": 'special_tokens'", 0, 1 << 24, 64));
     for (std::int64_t id : ids) {
       if (!vocabulary_.has(id)) return Error{ErrorCode::missing, place + ": 'special_tokens'", "ids of tokens", std::to_string(id)};
       (text_seen ? after : before).push_back(std::int32_t(id));
@@ -195,13 +196,19 @@ inline std::string StreamDecoder::push(std::int32_t id) {
     pending_.erase(0, pending_.size() - held);
     return text;
   }
-  // The text of the ids so far, less the text given; what ends in U+FFFD may still change. A few ids are kept as the
-  // beginning of the next round, because a decoder may treat the first token of a text differently.
-  const auto text_of = [&](std::size_t n) { return tokenizer_->decode(std::span(ids_).first(n), skip_special_); };
-  const std::string before = text_of(read_);
   ids_.push_back(id);
-  const std::string now = text_of(ids_.size());
-  if (now.size() <= before.size() || now.ends_with(replacement_char)) return {};
+  // A run of byte tokens is one unit to the decoder: what it becomes is known when it ends.
+  bool bytes = false, byte_fallback = false;
+  for (const detail::DecodeStep& step : tokenizer_->decoder_) {
+    bytes |= step.kind == detail::DecodeStep::Kind::bytes;
+    byte_fallback |= step.kind == detail::DecodeStep::Kind::byte_fallback;
+  }
+  if (byte_fallback && detail::byte_of_fallback(tokenizer_->token(id)) >= 0) return {};
+  // The text of the ids so far, less the text given. The ids given last stay as the beginning of the next round, because a
+  // decoder may treat the first token of a text differently.
+  const std::string before = tokenizer_->decode(std::span(ids_).first(read_), skip_special_);
+  const std::string now = tokenizer_->decode(ids_, skip_special_);
+  if (now.size() <= before.size() || (bytes && now.ends_with(replacement_char))) return {};
   std::string fresh = now.substr(before.size());
   ids_.erase(ids_.begin(), ids_.begin() + std::ptrdiff_t(read_));
   read_ = ids_.size();

@@ -19,7 +19,8 @@ class Unigram {
     KLENS_OK(only_keys(model, where, {"type", "unk_id", "vocab", "byte_fallback"}));
     Unigram u;
     KLENS_TRY(const Json* const vocab, json_array(model, "vocab", where));
-    if (vocab->empty() || std::int64_t(vocab->size()) > max_token_id) return key_error(vocab, "vocab", where, "1.." + std::to_string(max_token_id) + " tokens");
+    constexpr std::size_t most = 1 << 22;
+    if (vocab->empty() || vocab->size() > most) return key_error(vocab, "vocab", where, "1.." + std::to_string(most) + " tokens");
     double lowest = std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < vocab->size(); ++i) {
       const Json& entry = (*vocab)[i];

@@ -23,8 +23,10 @@ namespace attention_detail {
 
 #if defined(KLENS_HAS_AVX512)
 inline constexpr int most_queries = 8, accumulators = 16;
-#else
+#elif defined(KLENS_HAS_AVX2)
 inline constexpr int most_queries = 4, accumulators = 4;
+#else
+inline constexpr int most_queries = 1, accumulators = 1;  // ref: small code; the order of every sum is the same
 #endif
 
 /// Vectors per query that M queries keep in registers.
@@ -61,8 +63,10 @@ KLENS_INLINE void split_queries(int queries, F&& f) {
   if constexpr (most_queries == 8) {
     for (; queries - i >= 8; i += 8) f(Count<8>{}, i);
   }
-  for (; queries - i >= 4; i += 4) f(Count<4>{}, i);
-  for (; queries - i >= 2; i += 2) f(Count<2>{}, i);
+  if constexpr (most_queries >= 4) {
+    for (; queries - i >= 4; i += 4) f(Count<4>{}, i);
+    for (; queries - i >= 2; i += 2) f(Count<2>{}, i);
+  }
   for (; queries - i >= 1; i += 1) f(Count<1>{}, i);
 }
 
@@ -107,7 +111,9 @@ KLENS_INLINE void score_blocks(const Tile& tile, int query, int block) {
 KLENS_INLINE void score_range(const Tile& tile, int begin, int end) {
   split_queries(tile.queries, [&]<int M>(Count<M>, int query) __attribute__((always_inline)) {
     int block = begin;
-    for (; block + vectors_of<M> <= end; block += vectors_of<M>) score_blocks<M, vectors_of<M>>(tile, query, block);
+    if constexpr (vectors_of<M> > 1) {
+      for (; block + vectors_of<M> <= end; block += vectors_of<M>) score_blocks<M, vectors_of<M>>(tile, query, block);
+    }
     for (; block < end; ++block) score_blocks<M, 1>(tile, query, block);
   });
 }
@@ -162,8 +168,10 @@ template <int M>
 KLENS_INLINE void mix_range(const Tile& tile, int query, int begin, int end) {
   if (begin >= end) return;
   int column = 0;
-  for (; column + vectors_of<M> * lanes <= tile.v_dim; column += vectors_of<M> * lanes)
-    mix_columns<M, vectors_of<M>>(tile, query, begin, end, column, lanes);
+  if constexpr (vectors_of<M> > 1) {
+    for (; column + vectors_of<M> * lanes <= tile.v_dim; column += vectors_of<M> * lanes)
+      mix_columns<M, vectors_of<M>>(tile, query, begin, end, column, lanes);
+  }
   for (; column < tile.v_dim; column += lanes) mix_columns<M, 1>(tile, query, begin, end, column, least(lanes, tile.v_dim - column));
 }
 

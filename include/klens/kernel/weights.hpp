@@ -1,5 +1,5 @@
-// Reading packed weights: for every Codec, input k of a unit as 16 floats (one per output row), and, for integer codecs, four
-// consecutive inputs as a u8 line. All indices are constants, so that a unit unrolls to loads, shifts and masks.
+// Reading packed weights: for integer codecs four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes), for the others
+// input k as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and masks.
 #pragma once
 
 #include <klens/format/codec.hpp>
@@ -21,46 +21,41 @@ inline constexpr int zero_point = bias_of(bits_of(C));
 
 /// The 16 levels of a codec that has a table (nf4); empty otherwise.
 template <Codec C>
-struct Levels {
-  KLENS_INLINE Levels() {}
-};
+struct Levels {};
 template <>
 struct Levels<Codec::nf4> {
   v16f table;
   KLENS_INLINE Levels() : table(load(nf4_levels)) {}
 };
 
-/// Inputs 4I..4I+3 of a unit, u8, biased by zero_point<C>.
-template <Codec C, int I>
-KLENS_INLINE v16i u8_line(const unsigned char* unit) {
-  static_assert(is_integer(C) && 4 * I < codec_unit<C>.inputs);
-  constexpr int nibble = I / 2 * line_bytes, crumb = I / 4 * line_bytes;
+/// Inputs 4i..4i+3 of a unit, u8, biased by zero_point<C>.
+template <Codec C>
+KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
+  static_assert(is_integer(C));
+  const unsigned char* const nibble = unit + i / 2 * line_bytes;
+  const unsigned char* const crumb = unit + i / 4 * line_bytes;
   if constexpr (C == Codec::i8) return load_line(unit);
-  else if constexpr (C == Codec::i6) return nibbles<I % 2>(load_line(unit + nibble)) | crumbs<I % 4, 4>(load_line(unit + 4 * line_bytes + crumb));
-  else if constexpr (C == Codec::i5) return nibbles<I % 2>(load_line(unit + nibble)) | one_bits<I, 4>(load_line(unit + 4 * line_bytes));
-  else if constexpr (C == Codec::i4) return nibbles<I>(load_line(unit));
-  else if constexpr (C == Codec::i3) return crumbs<I % 4>(load_line(unit + crumb)) | one_bits<I, 2>(load_line(unit + 2 * line_bytes));
-  else return crumbs<I>(load_line(unit));
+  else if constexpr (C == Codec::i6) return nibbles(load_line(nibble), i % 2) | crumbs(load_line(crumb + 4 * line_bytes), i % 4, 4);
+  else if constexpr (C == Codec::i5) return nibbles(load_line(nibble), i % 2) | one_bits(load_line(unit + 4 * line_bytes), i, 4);
+  else if constexpr (C == Codec::i4) return nibbles(load_line(unit), i);
+  else if constexpr (C == Codec::i3) return crumbs(load_line(crumb), i % 4) | one_bits(load_line(unit + 2 * line_bytes), i, 2);
+  else return crumbs(load_line(unit), i);
 }
 
-/// float(q) of byte J of a u8 line: exact.
-template <Codec C, int J>
-KLENS_INLINE v16f float_of_byte(v16i line) { return to_float(byte_of<J>(line)) - splat(float(zero_point<C>)); }
+/// float(q) of byte j of a u8 line: exact.
+template <Codec C>
+KLENS_INLINE v16f float_of_byte(v16i line, int j) { return to_float(byte_of(line, j)) - splat(float(zero_point<C>)); }
 
-/// value of input K of a unit: float(q), the nf4 level, or the float itself.
-template <Codec C, int K>
-KLENS_INLINE v16f value(const unsigned char* unit, [[maybe_unused]] const Levels<C>& levels) {
-  static_assert(K < codec_unit<C>.inputs);
+/// Value of input k of a unit of a codec without integers: the float, or the nf4 level.
+template <Codec C>
+KLENS_INLINE v16f value(const unsigned char* unit, [[maybe_unused]] const Levels<C>& levels, int k) {
+  static_assert(!is_integer(C));
   if constexpr (C == Codec::f32) return load(reinterpret_cast<const float*>(unit));
-  else if constexpr (C == Codec::f16) return load_half(reinterpret_cast<const half*>(unit) + 16 * K);
+  else if constexpr (C == Codec::f16) return load_half(reinterpret_cast<const half*>(unit) + 16 * k);
   else if constexpr (C == Codec::bf16) {
     const v16i pair = load_line(unit);
-    return from_bits(K == 0 ? shl(pair, 16) : pair & splat_i(std::int32_t(0xffff0000u)));
-  } else if constexpr (C == Codec::nf4) {
-    constexpr int shift = 8 * (K % 4) + 4 * (K / 4);
-    const v16i codes = load_line(unit);
-    return lookup16(levels.table, shift == 0 ? codes : shr(codes, shift));
-  } else return float_of_byte<C, K % 4>(u8_line<C, K / 4>(unit));
+    return from_bits(k == 0 ? shl(pair, 16) : pair & splat_i(std::int32_t(0xffff0000u)));
+  } else return lookup16(levels.table, move_bits(load_line(unit), 8 * (k % 4) + 4 * (k / 4), 0));
 }
 
 }  // namespace klens::inline KLENS_NS

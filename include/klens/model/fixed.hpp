@@ -1,5 +1,6 @@
 // The specialised way: the decoder of decoder.hpp with the formats of a plan as constants. Included by the units that
 // klens_add_model() writes, once per ISA level; each holds one explicit instantiation of FixedProgram and exports one table.
+// The linears that a plan uses are compiled beside it, in units of their own (fixed_linears.hpp), and called directly.
 //
 //   Tag      a type with `static constexpr auto plan`, in the unit's anonymous namespace: everything made of it is local to
 //            the unit, so that two levels, or two plans, cannot share a symbol
@@ -12,8 +13,8 @@
 #include <klens/kernel/attention.hpp>
 #include <klens/kernel/conv1d.hpp>
 #include <klens/kernel/embed.hpp>
+#include <klens/kernel/kinds.hpp>
 #include <klens/kernel/kv.hpp>
-#include <klens/kernel/linear.hpp>
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>
@@ -28,6 +29,11 @@
 #include <utility>
 
 namespace klens::inline KLENS_NS {
+
+/// Defined in kernel/linear.hpp, instantiated in the units of fixed_linears.hpp: each takes 2 to 3 s to compile.
+template <Codec C, bool Grouped, DotKind D>
+void linear(const LinearArgs& args);
+
 namespace fixed {
 
 /// The fields a linear reads, in 8 bits: codec, group, activation.
@@ -85,6 +91,13 @@ struct LayerOf {
   KLENS_INLINE constexpr operator int() const { return index; }
 };
 
+/// Any layer that owns its K and V, or any that does not: all that the attention heads depend on.
+template <bool OwnKv>
+struct KvLayerOf {
+  int index;
+  KLENS_INLINE constexpr operator int() const { return index; }
+};
+
 /// The head, where the decoder asks for a layer.
 struct HeadSite {
   int index;
@@ -97,11 +110,13 @@ struct FixedOps {
   static constexpr Precision head_precision = Tag::plan.shape.tied_head ? Tag::plan.embedding : Tag::plan.lm_head;
 
   KLENS_INLINE const Shape& shape() const { return Tag::plan.shape; }
-  template <int First>
-  KLENS_INLINE int window(LayerOf<First> l) const { return Tag::plan.layers[std::size_t(l.index)].window; }
+  template <class Layer>
+  KLENS_INLINE int window(Layer l) const { return Tag::plan.layers[std::size_t(l.index)].window; }
   /// The layer itself, or -1 for another's: the decoder asks for no more.
   template <int First>
   KLENS_INLINE int kv_source(LayerOf<First> l) const { return owns_kv(Tag::plan.layers, First) ? l.index : -1; }
+  template <bool OwnKv>
+  KLENS_INLINE int kv_source(KvLayerOf<OwnKv> l) const { return OwnKv ? l.index : -1; }
 
   template <int First>
   KLENS_INLINE Precision precision(LayerOf<First>, Role role, const SiteView&) const {
@@ -137,6 +152,15 @@ struct FixedOps {
     embed_detail::lookup<Tag::plan.embedding.weight_bits, Tag::plan.embedding.scheme.grid>(a);
   }
 };
+
+template <class Tag, bool OwnKv>
+KLENS_NOINLINE void attention_heads(const Pass& pass, int layer) { run_attention(FixedOps<Tag>{}, KvLayerOf<OwnKv>{layer}, pass); }
+
+/// More special than the decoder's own run_attention: all classes of layers share two copies of it.
+template <class Tag, int First>
+KLENS_INLINE void run_attention(const FixedOps<Tag>&, LayerOf<First> l, const Pass& pass) {
+  attention_heads<Tag, owns_kv(Tag::plan.layers, First)>(pass, l.index);
+}
 
 /// The three steps of a pass for one plan on this unit's level. Explicitly instantiated by each generated unit.
 template <class Tag>

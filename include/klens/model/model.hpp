@@ -165,6 +165,7 @@ class Model {
   Result<const float*> load_meta();
   Result<void> load(bool packed);
   Result<void> load_component(int component);
+  Result<void> check_format(int component, const Precision& precision) const;
   Result<void> check_names() const;
 
   std::string path_;

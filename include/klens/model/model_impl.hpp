@@ -78,6 +78,15 @@ inline Result<const float*> Model::load_meta() {
   return buffers_.back().data();
 }
 
+inline Result<void> Model::check_format(int component, const Precision& precision) const {
+  const Component& c = components_[std::size_t(component)];
+  Finding finding;
+  detail::weight_rules(precision, field_of(c.role), c.layer, finding);
+  if (finding.rule == Rule::none) return {};
+  return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'" + detail::text_of(finding.rule).member,
+               detail::text_of(finding.rule).expected, detail::found_text(finding)};
+}
+
 inline Result<void> Model::load_component(int component) {
   const Component& c = components_[std::size_t(component)];
   Slot& slot = slots_[std::size_t(component)];
@@ -87,6 +96,7 @@ inline Result<void> Model::load_component(int component) {
     if (m == nullptr) return Error{ErrorCode::missing, where, detail::shape_text(c.rows, c.cols), "no such matrix"};
     if (m->rows != c.rows || m->cols != c.cols)
       return Error{ErrorCode::shape, where, detail::shape_text(c.rows, c.cols), detail::shape_text(m->rows, m->cols)};
+    KLENS_OK(check_format(component, m->precision));
     slot.mapped = *m;
     slot.reference = m->precision;
     bind(component, *m);
@@ -168,11 +178,7 @@ inline Result<PackedBuffer> Model::quantize(int component, const Precision& prec
   const Component& c = components_[std::size_t(component)];
   const std::string where = path_ + ": component '" + c.name + "'";
   const auto named = [&where](Error e) { return e.where = where + ": " + e.where, e; };
-  Finding finding;
-  detail::weight_rules(precision, field_of(c.role), c.layer, finding);
-  if (finding.rule != Rule::none)
-    return Error{ErrorCode::unsupported, where + detail::text_of(finding.rule).member, detail::text_of(finding.rule).expected,
-                 detail::found_text(finding)};
+  KLENS_OK(check_format(component, precision));
   auto made = PackedBuffer::make(precision, c.rows, c.cols);
   if (!made) return named(made.error());
   PackedBuffer whole = *std::move(made);

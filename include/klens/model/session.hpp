@@ -17,11 +17,13 @@
 #include <utility>
 #include <vector>
 
+#include <unistd.h>
+
 namespace klens {
 
 struct SessionOptions {
   int context = 512;   // text tokens that fit; meta tokens come on top
-  int chunk = 64;      // rows per pass of prefill: workspace grows with it, bits do not change
+  int chunk = 128;     // rows per pass of prefill: weights are expanded once per pass; bits do not change
 };
 
 /// What a run leaves behind, for the tokens it was given (n of them, meta tokens not counted unless said).
@@ -59,6 +61,11 @@ class Session {
       return Error{ErrorCode::usage, where + ": context", "1 to " + std::to_string(max_capacity - s.meta) + " tokens", std::to_string(options.context)};
     if (options.chunk < 1 || options.chunk > max_chunk)
       return Error{ErrorCode::usage, where + ": chunk", "1 to " + std::to_string(max_chunk) + " rows", std::to_string(options.chunk)};
+    const double need = bytes_needed(model, team, int(capacity), options), have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+    if (need > have)
+      return Error{ErrorCode::overflow, where + ": context " + std::to_string(options.context),
+                   "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
+                   std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
     Session session(model, program, team, int(capacity), options);
     KLENS_OK(session.check_kernels());
     return session;
@@ -123,6 +130,17 @@ class Session {
  private:
   static constexpr std::int64_t max_capacity = 1 << 22;
   static constexpr int max_chunk = 4096;
+
+  static double bytes_needed(const Model& model, Team team, int capacity, const SessionOptions& options) {
+    const Shape& s = model.shape();
+    double floats = double(rope_floats(s, capacity)) + double(logit_stride(s)) +
+                    double(workspace_layout(s, std::min(options.chunk, capacity), std::max(team.threads, 1), capacity).floats);
+    for (int l = 0; l < s.layers; ++l) {
+      const StateExtent e = state_extent(s, model.view().layers[l].kv_source == l, capacity);
+      floats += double(e.k + e.v + e.conv + e.scan);
+    }
+    return 4 * floats;
+  }
 
   Session(const Model& model, const Program& program, Team team, int capacity, const SessionOptions& options)
       : model_(&model), program_(program), team_(team), options_(options), capacity_(capacity) {

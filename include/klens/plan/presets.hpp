@@ -33,7 +33,7 @@ constexpr Plan<32> hymba_1_5b_base(const Precision& precision = formats::bf16) {
   Plan<32> plan;
   plan.shape = {.layers = 32, .hidden = 1600, .vocab = 32001, .heads = 25, .kv_heads = 5, .qk_dim = 64, .v_dim = 128,
                 .inner = 3200, .n_state = 16, .conv_taps = 4, .dt_rank = 100, .ffn = 5504, .meta = 128, .tied_head = true,
-                .norm_eps = 1e-6f, .rope_theta = 74534.8f};
+                .norm_eps = 1e-6f, .rope_theta = 74534.83f};
   for (int i = 0; i < 32; ++i) {
     LayerPlan& l = plan.layers[std::size_t(i)];
     const bool global = i == 0 || i == 15 || i == 31;

@@ -1,20 +1,20 @@
 // Round to nearest: what the format names mean. Always from the pristine weights; better rounding is another recipe.
 //
-//   uniform   qmax = 2^(b-1) - 1;  s = absmax / qmax (one fp32 division), rounded to binary16 where it belongs to a
-//   group;
-//             q = clamp(round_half_even(w / s), -qmax, qmax), w / s one fp32 division by the stored scale
+//   uniform   qmax = 2^(b-1) - 1;  s = absmax / qmax, one fp32 division, rounded to binary16 where it belongs to a group;
+//             q = clamp(round_half_even(w / s), -qmax, qmax), w / s one fp32 division by the scale as stored
 //   nf4       s = absmax rounded to binary16; the level nearest to w / s, at equal distance the lower one
 //   f16 bf16  nearest even;  f32 as it is
 //
 // absmax runs over the row, or over the group of the row; the last group of a row may be short. A group of zeros, or
 // one whose scale rounds to 0, has s = 0 and q = 0; weights lost that way are counted in QuantizeNotes. Errors name the
-// place: a weight that is not finite, a scale beyond binary16, a weight beyond f16 or bf16.
+// place: a weight that is not finite, a scale beyond binary16, a weight beyond f16 or bf16. The same on every thread:
+// denormals count, whatever MXCSR says.
 //
-// Loops have constant trip counts (16, 32) and restrict pointers, because gcc 12 at -O2 vectorises no others; speed
-// with SSE2 alone, one core: docs/formats.md. Subnormal row scales are exact only without DAZ, the state a thread
-// starts in.
+// Loops have constant trip counts (16, 32) and restrict pointers, because gcc 12 at -O2 vectorises no others: with SSE2
+// alone one core does some 10^9 weights a second (docs/formats.md). Oracle: tests/oracle/quantize.hpp.
 #pragma once
 
+#include <klens/core/denormals.hpp>
 #include <klens/format/qtensor.hpp>
 
 namespace klens {
@@ -36,8 +36,7 @@ inline std::string note_text(const QuantizeNotes& notes) {
 
 namespace detail {
 
-/// max |x[k]| as bits: NaN > infinity > any finite value in this order, so one pass finds absmax and what is not
-/// finite.
+/// max |x[k]| as bits: NaN > infinity > any finite value in this order, so one pass finds absmax and bad values.
 inline std::uint32_t absmax_bits(const float* x, std::int64_t count) {
   std::int32_t most[16] = {};
   std::int64_t k = 0;
@@ -133,10 +132,10 @@ inline Result<PackedBuffer> quantize_rtn(const Precision& p, const Rows<const fl
   const std::int64_t group = grouped ? p.scheme.group : w.cols;
   QuantizeNotes found;
   alignas(64) detail::BlockCodes codes;
-  std::memset(codes, int(zero_code(p.weight_bits, p.scheme.grid)), sizeof codes);  // rows beyond the last stay so
+  const KeepDenormals exact;
   for (std::int64_t panel = 0; panel < l.panels; ++panel) {
     const int rows_here = int(std::min<std::int64_t>(lanes, w.rows - panel * lanes));
-    if (rows_here < lanes) std::memset(codes, int(zero_code(p.weight_bits, p.scheme.grid)), sizeof codes);
+    if (rows_here < lanes) std::memset(codes, int(zero_code(p.weight_bits, p.scheme.grid)), sizeof codes);  // row padding
     for (std::int64_t g = 0; g < l.groups; ++g) {
       const std::int64_t begin = g * group, end = std::min<std::int64_t>(begin + group, w.cols);
       float scale[lanes] = {};

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <klens/core/half.hpp>
+#include <klens/simd/intrinsics.hpp>
 
 #include <cstdint>
-#include <immintrin.h>
 #include <xsimd/xsimd.hpp>
 
 namespace klens::inline KLENS_NS {

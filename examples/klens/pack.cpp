@@ -1,0 +1,65 @@
+// klens pack: a checkpoint and a plan (or one format for all) become one file that the kernels map as it is.
+#include "common.hpp"
+
+#include <klens/io/plan_json.hpp>
+#include <klens/quant/apply.hpp>
+#include <klens/version.hpp>
+
+#include <filesystem>
+
+namespace klens::cli {
+namespace {
+
+struct Options {
+  Common common;
+  std::string model, plan, uniform, output;
+};
+
+Result<void> run(const Options& o) {
+  KLENS_TRY(Model model, load_model(o.model));
+  if (model.is_packed()) return Error{ErrorCode::unsupported, o.model, "a checkpoint folder: packing starts from pristine weights", "a packed file"};
+  QuantizeNotes notes;
+  PackOptions options;
+  options.provenance = "klens " KLENS_VERSION;
+  if (!o.plan.empty()) {
+    KLENS_TRY(const PlanDocument plan, read_plan(o.plan));
+    KLENS_OK(apply_plan(model, plan, &notes));
+    KLENS_TRY(options.plan_json, read_text(o.plan, std::size_t(16) << 20));
+    options.provenance += ", plan " + std::filesystem::path(o.plan).filename().string();
+  } else {
+    const auto precision = parse_format(o.uniform);
+    if (!precision) return Error{ErrorCode::usage, "--uniform", "a format name such as w4g32", "'" + o.uniform + "'"};
+    KLENS_OK(model.set_uniform(*precision, &notes));
+    options.provenance += ", uniform " + o.uniform;
+  }
+  const std::string tokenizer = o.model + "/tokenizer.json";
+  std::error_code ec;
+  if (std::filesystem::exists(tokenizer, ec)) {
+    KLENS_TRY(options.tokenizer_json, read_text(tokenizer, std::size_t(256) << 20));
+  }
+  KLENS_OK(model.write(o.output, options));
+  const double bpw = 8.0 * double(model.payload_bytes()) / double(model.parameters());
+  if (o.common.json) fmt::print("{}\n", nlohmann::json{{"output", o.output}, {"bytes", model.payload_bytes()}, {"bits_per_weight", bpw}}.dump());
+  else fmt::print("{}: {} bytes of payload, {:.3f} bits per weight\n", o.output, model.payload_bytes(), bpw);
+  if (notes.lost_weights > 0) fmt::print(stderr, "klens: warning: {} weights became 0 because their scale is below the smallest fp16 number\n", notes.lost_weights);
+  return {};
+}
+
+}  // namespace
+
+void add_pack(CLI::App& app, int& status) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("pack", "Pack a checkpoint in the formats of a plan, or in one format\nExample: klens pack examples/models/hymba-tiny --uniform w4g32 -o w4g32.klens");
+  add_common(*c, o->common);
+  c->add_option("MODEL", o->model, "Checkpoint folder")->required();
+  auto* plan = c->add_option("--plan", o->plan, "plan.json");
+  auto* uniform = c->add_option("--uniform", o->uniform, "One format for every 2-D projection and the embedding");
+  plan->excludes(uniform);
+  c->add_option("-o,--output", o->output, "File to write")->required();
+  c->callback([o, &status] {
+    if (o->plan.empty() == o->uniform.empty()) status = fail({ErrorCode::usage, "pack", "--plan PLAN or --uniform FORMAT", "neither"});
+    else status = finish(run(*o));
+  });
+}
+
+}  // namespace klens::cli

@@ -1,0 +1,119 @@
+// The three inner steps of every linear: acc += weights of 16 outputs x broadcast inputs. Exact integers, one rounding for fma.
+//
+//   fma_step(acc, w, x)   acc[r] = fma(w[r], *x, acc[r])                              16 floats x one float
+//   dot_u8(acc, w, x)     acc[r] += sum_{j<4} u8 w[4r+j] * s8 x[j]                    levels with VNNI (vpdpbusd, never the saturating form)
+//   dot_s16(acc, w, x)    acc[r] += sum_{j<2} s16 w[2r+j] * s16 x[j]                  vpdpwssd, or vpmaddwd and an add
+//   even16(line), odd16(line)   bytes 0, 2 (1, 3) of each dword of u8 as two int16: q16 rows hold 4 inputs as 0 2 1 3
+//
+// int32 sums wrap, as the instructions do; callers see to it that the true value fits. Inline assembly with the accumulator
+// tied: from intrinsics gcc 12 copies and spills a full tile (12 x 2 zmm: 18 stack accesses per step). 256-bit VNNI is
+// spelled {vex}: without it the assembler may take the AVX-512 encoding, which AVX-VNNI machines do not have.
+#pragma once
+
+#include <klens/simd/v16f.hpp>
+
+#include <cstring>
+
+namespace klens::inline KLENS_NS {
+
+#if defined(KLENS_HAS_AVX512)
+
+KLENS_INLINE void fma_step(v16f& acc, v16f w, const float* x) {
+  __m512 a = acc.v.data;
+  asm("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(a) : "v"(w.v.data), "m"(*x));
+  acc.v.data = a;
+}
+#if defined(KLENS_HAS_VNNI)
+KLENS_INLINE void dot_u8(v16i& acc, v16i w, const std::int8_t* x) {
+  __m512i a = acc.v.data;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(a) : "v"(w.v.data), "m"(*reinterpret_cast<const std::int8_t(*)[4]>(x)));
+  acc.v.data = a;
+}
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
+  __m512i a = acc.v.data;
+  asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(a) : "v"(w.v.data), "m"(*reinterpret_cast<const std::int16_t(*)[2]>(x)));
+  acc.v.data = a;
+}
+#else
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
+  int pair;
+  std::memcpy(&pair, x, 4);
+  __m512i a = acc.v.data, product = _mm512_madd_epi16(w.v.data, _mm512_set1_epi32(pair));
+  asm("vpaddd %1, %0, %0" : "+v"(a) : "v"(product));
+  acc.v.data = a;
+}
+#endif
+KLENS_INLINE v16i even16(v16i line) { return line & splat_i(0x00ff00ff); }
+KLENS_INLINE v16i odd16(v16i line) { return simd::lanes_i(_mm512_srli_epi16(simd::reg(line), 8)); }
+
+#elif defined(KLENS_HAS_AVX2)
+
+KLENS_INLINE void fma_step(v16f& acc, v16f w, const float* x) {
+  const __m256 b = _mm256_broadcast_ss(x);
+  __m256 low = acc.a.data, high = acc.b.data;
+  asm("vfmadd231ps %2, %1, %0" : "+x"(low) : "x"(w.a.data), "x"(b));
+  asm("vfmadd231ps %2, %1, %0" : "+x"(high) : "x"(w.b.data), "x"(b));
+  acc.a.data = low, acc.b.data = high;
+}
+namespace simd {
+KLENS_INLINE __m256i dword_of(const void* p) {
+  int value;
+  std::memcpy(&value, p, 4);
+  return _mm256_set1_epi32(value);
+}
+}  // namespace simd
+#if defined(KLENS_HAS_VNNI)
+KLENS_INLINE void dot_u8(v16i& acc, v16i w, const std::int8_t* x) {
+  const __m256i b = simd::dword_of(x);
+  __m256i low = acc.a.data, high = acc.b.data;
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(low) : "x"(w.a.data), "x"(b));
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(high) : "x"(w.b.data), "x"(b));
+  acc.a.data = low, acc.b.data = high;
+}
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
+  const __m256i b = simd::dword_of(x);
+  __m256i low = acc.a.data, high = acc.b.data;
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(low) : "x"(w.a.data), "x"(b));
+  asm("%{vex%} vpdpwssd %2, %1, %0" : "+x"(high) : "x"(w.b.data), "x"(b));
+  acc.a.data = low, acc.b.data = high;
+}
+#else
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
+  const __m256i b = simd::dword_of(x);
+  __m256i low = acc.a.data, high = acc.b.data;
+  asm("vpaddd %1, %0, %0" : "+x"(low) : "x"(_mm256_madd_epi16(w.a.data, b)));
+  asm("vpaddd %1, %0, %0" : "+x"(high) : "x"(_mm256_madd_epi16(w.b.data, b)));
+  acc.a.data = low, acc.b.data = high;
+}
+#endif
+KLENS_INLINE v16i even16(v16i line) { return line & splat_i(0x00ff00ff); }
+KLENS_INLINE v16i odd16(v16i line) {
+  return simd::lanes_i(_mm256_srli_epi16(simd::reg(line.a), 8), _mm256_srli_epi16(simd::reg(line.b), 8));
+}
+
+#else
+
+// Out of line: inlined into the unrolled tiles of every codec, sixteen lanes of code each would be megabytes.
+KLENS_NOINLINE inline void fma_step(v16f& acc, const v16f& w, const float* x) {
+  for (int r = 0; r < 16; ++r) acc.v[r] = __builtin_fmaf(w.v[r], *x, acc.v[r]);
+}
+KLENS_NOINLINE inline void dot_s16(v16i& acc, const v16i& w, const std::int16_t* x) {
+  for (int r = 0; r < 16; ++r) {
+    const std::uint32_t u = std::uint32_t(w.v[r]);
+    const std::int32_t low = std::int16_t(u), high = std::int16_t(u >> 16);
+    acc.v[r] = std::int32_t(std::uint32_t(acc.v[r]) + std::uint32_t(low * x[0]) + std::uint32_t(high * x[1]));
+  }
+}
+KLENS_INLINE v16i even16(v16i line) { return line & splat_i(0x00ff00ff); }
+KLENS_INLINE v16i odd16(v16i line) { return shr(line, 8) & splat_i(0x00ff00ff); }
+
+#endif
+
+/// Whether a8 multiplies u8 lines by q8 rows here; other levels widen both to int16 and read q16 rows. Equal integers.
+#if defined(KLENS_HAS_VNNI)
+inline constexpr bool has_dot_u8 = true;
+#else
+inline constexpr bool has_dot_u8 = false;
+#endif
+
+}  // namespace klens::inline KLENS_NS

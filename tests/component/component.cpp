@@ -1,0 +1,188 @@
+// Linear<P>, SelectiveScan<P>, Attention<P> as a user meets them: against float64, step against prefill, names of kernels.
+#include <klens/component/attention.hpp>
+#include <klens/component/linear.hpp>
+#include <klens/component/selective_scan.hpp>
+#include <klens/core/thread_team.hpp>
+#include <klens/quant/rtn.hpp>
+
+#include <doctest/doctest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace {
+
+std::vector<float> normal(std::size_t count, unsigned seed, float scale = 1) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> draw(0, scale);
+  std::vector<float> v(count);
+  for (float& x : v) x = draw(random);
+  return v;
+}
+
+template <class T>
+T need(klens::Result<T> result) {
+  INFO((result ? std::string() : result.error().message()));
+  REQUIRE(bool(result));
+  return *std::move(result);
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+template <klens::Precision P>
+void check_linear(int rows, int cols) {
+  const std::string name = klens::format_name(P);
+  CAPTURE(name);
+  CAPTURE(rows);
+  CAPTURE(cols);
+  const std::vector<float> w = normal(std::size_t(rows * cols), 1, 0.1f), bias = normal(std::size_t(rows), 2);
+  const int tokens = 70;   // more than one call of the kernel, and a rest
+  const std::vector<float> x = normal(std::size_t(tokens * cols), 3);
+  const auto packed = need(klens::quantize<P.weight_bits, P.scheme>({w.data(), rows, cols, cols}));
+  klens::Linear<P> linear(packed.view(), bias.data());
+  std::vector<float> y(std::size_t(tokens * rows)), one(y.size());
+  linear.prefill({x.data(), tokens, cols, cols}, {y.data(), tokens, rows, rows});
+
+  // Float64 over the dequantized weights and the rounded inputs.
+  std::vector<float> back(w.size());
+  klens::unpack(packed.matrix(), {back.data(), rows, cols, cols});
+  const double qmax = P.activation == klens::Activation::a16 ? 32767 : 127;
+  std::vector<double> expected(y.size()), bound(y.size());
+  for (int t = 0; t < tokens; ++t) {
+    std::vector<double> in(x.begin() + t * cols, x.begin() + (t + 1) * cols);
+    if (P.activation != klens::Activation::f32) {
+      float most = 0;
+      for (int k = 0; k < cols; ++k) most = std::max(most, std::abs(x[std::size_t(t * cols + k)]));
+      const float scale = most / float(qmax);
+      for (int k = 0; k < cols; ++k) in[std::size_t(k)] = std::clamp(double(std::nearbyint(x[std::size_t(t * cols + k)] / scale)), -qmax, qmax) * scale;
+    }
+    for (int n = 0; n < rows; ++n) {
+      double sum = bias[std::size_t(n)], size = std::abs(sum);
+      for (int k = 0; k < cols; ++k) {
+        const double term = double(back[std::size_t(n * cols + k)]) * in[std::size_t(k)];
+        sum += term, size += std::abs(term);
+      }
+      expected[std::size_t(t * rows + n)] = sum, bound[std::size_t(t * rows + n)] = size * (cols + 8) * 0x1p-24;
+    }
+  }
+  const auto outside = [&] {
+    int count = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) count += !(std::abs(double(y[i]) - expected[i]) <= bound[i]);
+    return count;
+  };
+  CHECK(outside() == 0);
+
+  for (int t = 0; t < tokens; ++t) linear.step(x.data() + t * cols, one.data() + t * rows);
+  CHECK(same_bits(y, one));
+  klens::ThreadTeam three(3);
+  klens::Linear<P> threaded(packed.view(), bias.data(), three.team());
+  threaded.prefill({x.data(), tokens, cols, cols}, {one.data(), tokens, rows, rows});
+  CHECK(same_bits(y, one));
+
+  y[y.size() / 3] += float(bound[y.size() / 3]) * 4 + 1e-3f;
+  CHECK(outside() == 1);
+}
+
+}  // namespace
+
+TEST_CASE("Linear: float64 agrees, steps give the bits of prefill") {
+  using klens::Activation, klens::Precision, klens::State;
+  check_linear<Precision{8, klens::per_row(), Activation::f32, State::f32}>(40, 96);
+  check_linear<Precision{8, klens::per_row(), Activation::a8, State::f32}>(17, 44);
+  check_linear<Precision{4, klens::groups_of(32), Activation::f32, State::f32}>(33, 130);
+  check_linear<Precision{4, klens::groups_of(32), Activation::a8, State::f32}>(40, 96);
+  check_linear<Precision{3, klens::groups_of(64), Activation::a16, State::f32}>(33, 130);
+  check_linear<Precision{4, klens::nf4_groups_of(64), Activation::a8, State::f32}>(40, 96);
+  check_linear<Precision{16, klens::floats(klens::Grid::f16), Activation::f32, State::f32}>(17, 44);
+  check_linear<Precision{2, klens::per_row(), Activation::a8, State::f32}>(16, 12);
+  check_linear<klens::Precision{}>(1, 1);
+}
+
+TEST_CASE("names of kernels say formats and level") {
+  constexpr klens::Precision p{4, klens::groups_of(32), klens::Activation::f32, klens::State::f32};
+  CHECK(klens::Linear<p>::kernel_name() == "linear<w4g32,f32>/" KLENS_STRING(KLENS_LEVEL));
+  CHECK(klens::SelectiveScan<klens::Precision{}>::kernel_name() == "scan<f32>/" KLENS_STRING(KLENS_LEVEL));
+  CHECK(klens::linear_kernel_name(klens::Level::avx_vnni, *klens::parse_format("w8a16")) == "linear<w8,a16>/avx_vnni");
+}
+
+TEST_CASE("SelectiveScan: float64 agrees, steps give the bits of prefill") {
+  const int channels = 20, n_state = 16, tokens = 50, width = 32;
+  std::vector<float> a_log = normal(std::size_t(channels * n_state), 4, 0.5f), d = normal(channels, 5), bias = normal(channels, 6);
+  const std::vector<float> x = normal(tokens * width, 7), dt = normal(tokens * width, 8), z = normal(tokens * width, 9);
+  const std::vector<float> b = normal(tokens * n_state, 10), c = normal(tokens * n_state, 11);
+  const klens::ScanParameters parameters(channels, n_state, a_log.data(), d.data(), bias.data());
+  klens::ThreadTeam two(2);
+  const klens::SelectiveScan<klens::Precision{}> scan(parameters, two.team());
+  klens::ScanState state(channels, n_state);
+  std::vector<float> y(std::size_t(tokens * width)), one(y.size());
+  scan.prefill(state,
+               {{x.data(), tokens, channels, width}, {dt.data(), tokens, channels, width}, {b.data(), tokens, n_state, n_state},
+                {c.data(), tokens, n_state, n_state}, {z.data(), tokens, channels, width}},
+               {y.data(), tokens, channels, width});
+  std::vector<double> h(std::size_t(channels * n_state), 0.0);
+  double worst = 0;
+  for (int t = 0; t < tokens; ++t)
+    for (int ch = 0; ch < channels; ++ch) {
+      const std::size_t i = std::size_t(t * width + ch);
+      const double step = std::log1p(std::exp(double(dt[i]) + bias[std::size_t(ch)]));
+      double sum = double(d[std::size_t(ch)]) * x[i];
+      for (int n = 0; n < n_state; ++n) {
+        double& s = h[std::size_t(ch * n_state + n)];
+        s = std::exp(-std::exp(double(a_log[std::size_t(ch * n_state + n)])) * step) * s + step * x[i] * b[std::size_t(t * n_state + n)];
+        sum += s * c[std::size_t(t * n_state + n)];
+      }
+      const double expected = sum * z[i] / (1 + std::exp(-double(z[i])));
+      worst = std::max(worst, std::abs(expected - y[i]) / (1 + std::abs(expected)));
+    }
+  CHECK(worst < 2e-5);
+  CHECK(state.value(channels - 1, 3) == doctest::Approx(h[std::size_t((channels - 1) * n_state + 3)]).epsilon(1e-4));
+  klens::ScanState other(channels, n_state);
+  for (int t = 0; t < tokens; ++t)
+    scan.step(other, x.data() + t * width, dt.data() + t * width, b.data() + t * n_state, c.data() + t * n_state, z.data() + t * width,
+              one.data() + t * width);
+  CHECK(same_bits(y, one));
+  other.clear();
+  CHECK(other.value(3, 3) == 0.0f);
+}
+
+TEST_CASE("Attention: float64 agrees, steps give the bits of prefill") {
+  const int heads = 6, kv_heads = 2, qk = 32, vd = 24, tokens = 45, window = 9, meta = 3;
+  const std::vector<float> q = normal(std::size_t(tokens * heads * qk), 12), k = normal(std::size_t(tokens * kv_heads * qk), 13),
+                           v = normal(std::size_t(tokens * kv_heads * qk), 14);   // v rows: as far apart as k rows
+  klens::ThreadTeam two(2);
+  klens::Attention<klens::Precision{}> attention({.heads = heads, .window = window, .meta = meta}, two.team());
+  klens::KvCache cache(kv_heads, qk, vd, tokens);
+  std::vector<float> y(std::size_t(tokens * heads * vd)), one(y.size());
+  const std::int64_t kv_stride = kv_heads * qk;
+  attention.prefill(cache, {q.data(), tokens, heads * qk, heads * qk}, {k.data(), tokens, kv_heads * qk, kv_stride},
+                    {v.data(), tokens, kv_heads * vd, kv_stride}, {y.data(), tokens, heads * vd, heads * vd});
+  CHECK(cache.size() == tokens);
+  double worst = 0;
+  for (int i = 0; i < tokens; ++i)
+    for (int h = 0; h < heads; ++h) {
+      const int g = h / (heads / kv_heads);
+      std::vector<double> p(std::size_t(i + 1), 0.0);
+      double total = 0;
+      for (int j = 0; j <= i; ++j) {
+        if (i - j > window && j >= meta) continue;
+        double s = 0;
+        for (int e = 0; e < qk; ++e) s += double(q[std::size_t((i * heads + h) * qk + e)]) * k[std::size_t(j * kv_stride + g * qk + e)];
+        total += p[std::size_t(j)] = std::exp(s / std::sqrt(double(qk)));
+      }
+      for (int c = 0; c < vd; ++c) {
+        double sum = 0;
+        for (int j = 0; j <= i; ++j) sum += p[std::size_t(j)] / total * v[std::size_t(j * kv_stride + g * vd + c)];
+        worst = std::max(worst, std::abs(sum - y[std::size_t((i * heads + h) * vd + c)]));
+      }
+    }
+  CHECK(worst < 1e-5);
+  cache.truncate();
+  for (int t = 0; t < tokens; ++t)
+    attention.step(cache, q.data() + t * heads * qk, k.data() + t * kv_stride, v.data() + t * kv_stride, one.data() + t * heads * vd);
+  CHECK(same_bits(y, one));
+}

@@ -1,0 +1,13 @@
+// The best level this CPU has of the compiled ones, and a name that is not one of them refused.
+#include <klens/dispatch/select.hpp>
+#include <klens/version.hpp>
+
+#include <cstdio>
+#include <string>
+
+int main() {
+  const auto chosen = klens::choose_table("");
+  if (!chosen) return std::puts(chosen.error().message().c_str()), 1;
+  if (klens::table_of(klens::Level::ref) == nullptr || klens::choose_table("avx9")) return 1;
+  std::printf("klens %s on %s\n", KLENS_VERSION, std::string(klens::name_of((*chosen)->level)).c_str());
+}

@@ -1,0 +1,178 @@
+// kernel/norm.hpp and kernel/swiglu.hpp against float64; split invariance; the bits of ref.
+#include "kernel/fixture.hpp"
+#include "oracle/sequence.hpp"
+
+namespace {
+
+using fixture::Guarded;
+using fixture::Judge;
+
+constexpr int widths[] = {1, 2, 15, 16, 17, 33, 63, 64, 65, 192, 200, 1600, 1611};
+constexpr int tokens = 5;
+
+struct NormCase {
+  int width, stride;
+  Guarded x, weight, y;
+  NormCase(int w, unsigned seed)
+      : width(w), stride(int(klens::round_up(w, 32)) + 32), x(std::int64_t(tokens) * stride), weight(klens::round_up(w, 16)),
+        y(std::int64_t(tokens) * stride) {
+    fixture::Random random(seed);
+    random.fill(x, 3.0, 0.5);
+    weight.fill(0.0f);
+    for (int i = 0; i < w; ++i) weight[i] = float(1 + 0.2 * random.normal());
+  }
+  klens::RmsNormArgs args() { return {x.data(), stride, weight.data(), y.data(), stride, width, 1e-6f, 0, tokens}; }
+};
+
+constexpr double ulp8 = 8 * 0x1p-23;  // relative: 8 units in the last place
+
+}  // namespace
+
+TEST_CASE("oracle: rms_norm by hand") {
+  // mean square of (3, 4) with eps 0: 12.5; 3 / sqrt 12.5 = 0.848528..., 4 / sqrt 12.5 * 0.5 = 0.565685...
+  const auto y = oracle::rms_norm({3, 4}, {1, 0.5}, 0);
+  CHECK(y[0] == doctest::Approx(0.8485281374238570));
+  CHECK(y[1] == doctest::Approx(0.5656854249492381));
+  CHECK(oracle::silu(1.0) == doctest::Approx(0.7310585786300049));
+}
+
+TEST_CASE("rms_norm: within 8 ulp of float64, padding 0, margins intact") {
+  for (int width : widths) {
+    CAPTURE(width);
+    NormCase c(width, 11u + unsigned(width));
+    fixture::active().rms_norm(c.args());
+    Judge judge, tripwire;
+    for (int t = 0; t < tokens; ++t) {
+      auto x = fixture::doubles(c.x.data() + t * c.stride, width);
+      const auto w = fixture::doubles(c.weight.data(), width);
+      const auto want = oracle::rms_norm(x, w, double(1e-6f));
+      x[std::size_t(width) / 2] *= 1.25;
+      const auto other = oracle::rms_norm(x, w, double(1e-6f));
+      for (int i = 0; i < width; ++i) {
+        const double got = c.y[t * c.stride + i];
+        judge(got, want[std::size_t(i)], ulp8 * std::abs(want[std::size_t(i)]));
+        tripwire(got, other[std::size_t(i)], ulp8 * std::abs(other[std::size_t(i)]));
+      }
+      for (int i = width; i < c.stride; ++i) CHECK(c.y[t * c.stride + i] == (i < klens::round_up(width, 16) ? 0.0f : Guarded::canary));
+    }
+    CHECK(judge.wrong == 0);
+    if (width > 1) CHECK(tripwire.wrong >= tokens);
+    CHECK(c.y.margins_intact());
+  }
+}
+
+TEST_CASE("rms_norm: any split, in place, without weights, and ref give the same bits") {
+  for (int width : widths) {
+    CAPTURE(width);
+    NormCase c(width, 5u + unsigned(width));
+    fixture::active().rms_norm(c.args());
+    Guarded expected(c.y.size());
+    auto args = c.args();
+    args.y = expected.data();
+    fixture::reference().rms_norm(args);
+    CHECK(fixture::same_bits(c.y, expected));
+
+    Guarded split(c.y.size());
+    args.y = split.data();
+    for (int t = tokens - 1; t >= 0; --t) {
+      args.begin = t, args.end = t + 1;
+      fixture::active().rms_norm(args);
+    }
+    CHECK(fixture::same_bits(c.y, split));
+
+    auto bare = c.args();
+    bare.weight = nullptr;
+    fixture::active().rms_norm(bare);
+    Guarded ones(klens::round_up(width, 16));
+    ones.fill(1.0f);
+    auto with_ones = c.args();
+    with_ones.weight = ones.data();
+    with_ones.y = split.data();
+    fixture::active().rms_norm(with_ones);
+    CHECK(fixture::same_bits(c.y, split));
+
+    bare.y = c.x.data();
+    fixture::active().rms_norm(bare);
+    for (int t = 0; t < tokens; ++t)
+      CHECK(std::memcmp(c.x.data() + t * c.stride, c.y.data() + t * c.stride, std::size_t(width) * 4) == 0);
+  }
+}
+
+TEST_CASE("rms_norm: a zero row stays zero, a huge one does not overflow the mean, tiny ones keep their scale") {
+  NormCase c(192, 3);
+  for (int i = 0; i < c.stride; ++i) {
+    c.x[i] = 0.0f;
+    c.x[c.stride + i] = 1e15f;
+    c.x[2 * c.stride + i] = 1e-4f;
+  }
+  c.weight.fill(1.0f);
+  fixture::active().rms_norm(c.args());
+  CHECK(c.y[17] == 0.0f);
+  CHECK(c.y[c.stride + 17] == doctest::Approx(1.0).epsilon(1e-6));
+  CHECK(c.y[2 * c.stride + 17] == doctest::Approx(1e-4 / std::sqrt(1e-8 + 1e-6)).epsilon(1e-6));
+}
+
+TEST_CASE("mean_norm: half the sum of two norms") {
+  for (int width : widths) {
+    CAPTURE(width);
+    NormCase a(width, 21), b(width, 22);
+    Guarded y(a.y.size()), expected(a.y.size());
+    klens::MeanNormArgs args{a.x.data(), b.x.data(), a.stride, a.weight.data(), b.weight.data(), y.data(), width, 1e-6f, 0, tokens};
+    fixture::active().mean_norm(args);
+    Judge judge, tripwire;
+    for (int t = 0; t < tokens; ++t) {
+      const auto ya = oracle::rms_norm(fixture::doubles(a.x.data() + t * a.stride, width), fixture::doubles(a.weight.data(), width), double(1e-6f));
+      const auto yb = oracle::rms_norm(fixture::doubles(b.x.data() + t * b.stride, width), fixture::doubles(b.weight.data(), width), double(1e-6f));
+      for (int i = 0; i < width; ++i) {
+        const double p = ya[std::size_t(i)], q = yb[std::size_t(i)], bound = ulp8 * (std::abs(p) + std::abs(q)) / 2;
+        judge(y[t * a.stride + i], (p + q) / 2, bound);
+        tripwire(y[t * a.stride + i], (p + q * (1 + 1e-5)) / 2, bound / 8);
+      }
+      for (int i = width; i < klens::round_up(width, 16); ++i) CHECK(y[t * a.stride + i] == 0.0f);
+    }
+    CHECK(judge.wrong == 0);
+    CHECK(tripwire.wrong > 0);
+    args.y = expected.data();
+    fixture::reference().mean_norm(args);
+    CHECK(fixture::same_bits(y, expected));
+    args.y = y.data();
+    for (int t = 0; t < tokens; ++t) {
+      args.begin = t, args.end = t + 1;
+      fixture::active().mean_norm(args);
+    }
+    CHECK(fixture::same_bits(y, expected));
+  }
+}
+
+TEST_CASE("swiglu: within 4 ulp, padding 0, the bits of ref") {
+  for (int width : {1, 16, 17, 528}) {
+    CAPTURE(width);
+    const int stride = int(klens::round_up(width, 32));
+    Guarded gate(tokens * stride), up(tokens * stride), y(tokens * stride), expected(tokens * stride);
+    fixture::Random random(9);
+    gate.fill(0.0f);
+    up.fill(0.0f);
+    for (int t = 0; t < tokens; ++t)
+      for (int i = 0; i < width; ++i) {
+        gate[t * stride + i] = float(6 * random.normal());
+        up[t * stride + i] = float(random.normal());
+      }
+    klens::SwigluArgs args{gate.data(), up.data(), y.data(), stride, width, 0, tokens};
+    fixture::active().swiglu(args);
+    Judge judge, tripwire;
+    for (int t = 0; t < tokens; ++t) {
+      for (int i = 0; i < width; ++i) {
+        const double want = oracle::silu(gate[t * stride + i]) * double(up[t * stride + i]);
+        judge(y[t * stride + i], want, 4 * 0x1p-23 * std::abs(want));
+        tripwire(y[t * stride + i], want * (1 + 1e-6), 4 * 0x1p-23 * std::abs(want));
+      }
+      for (int i = width; i < klens::round_up(width, 16); ++i) CHECK(y[t * stride + i] == 0.0f);
+    }
+    CHECK(judge.wrong == 0);
+    CHECK(tripwire.wrong > 0);
+    CHECK(y.margins_intact());
+    args.y = expected.data();
+    fixture::reference().swiglu(args);
+    CHECK(fixture::same_bits(y, expected));
+  }
+}
