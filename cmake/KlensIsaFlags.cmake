@@ -1,28 +1,41 @@
 # ISA levels: the only place that knows compiler flags for them, with the negatives that keep a level from using more.
 #
+#   klens_levels_known(OUT)                  the levels this compiler can build, weakest first
 #   klens_level_flags(LEVEL OUT)             flags of a level (ref avx2 avx_vnni avx512 avx512_vnni)
+#   klens_level_target(TARGET LEVEL)         all that objects of a level have in common
 #   klens_add_levels(TARGET LEVELS l1 l2)    a static library with the kernels of each level, chosen at run time
 #                                            (klens/dispatch/select.hpp); no LEVELS: all of them
 #
 # Level objects are built at -O2 or more in every configuration: at -O0 helpers that must inline would be left as weak
 # symbols for the linker to choose among.
 include_guard(GLOBAL)
+include(CheckCXXCompilerFlag)
 
 # In the cache: a project that took us with FetchContent calls these functions from outside our scope.
 set(KLENS_ALL_LEVELS ref avx2 avx_vnni avx512 avx512_vnni CACHE INTERNAL "ISA levels, weakest first")
 
 function(klens_level_flags level out)
+  check_cxx_compiler_flag(-mavxvnni KLENS_COMPILER_HAS_AVXVNNI)
+  check_cxx_compiler_flag(-mavx512fp16 KLENS_COMPILER_HAS_AVX512FP16)
   set(no512 -mno-avx512f)
+  set(no_vnni "")
+  set(no_more -mno-avx512bf16)
+  if(KLENS_COMPILER_HAS_AVXVNNI)
+    set(no_vnni -mno-avxvnni)
+  endif()
+  if(KLENS_COMPILER_HAS_AVX512FP16)
+    list(APPEND no_more -mno-avx512fp16)
+  endif()
   if(level STREQUAL "ref")
     set(flags -march=x86-64 -mno-avx)
   elseif(level STREQUAL "avx2")
-    set(flags -march=x86-64-v3 -mno-avxvnni ${no512})
+    set(flags -march=x86-64-v3 ${no_vnni} ${no512})
   elseif(level STREQUAL "avx_vnni")
     set(flags -march=x86-64-v3 -mavxvnni ${no512})
   elseif(level STREQUAL "avx512")
-    set(flags -march=x86-64-v4 -mprefer-vector-width=512 -mno-avx512vnni -mno-avx512bf16 -mno-avxvnni)
+    set(flags -march=x86-64-v4 -mprefer-vector-width=512 -mno-avx512vnni ${no_vnni} ${no_more})
   elseif(level STREQUAL "avx512_vnni")
-    set(flags -march=x86-64-v4 -mprefer-vector-width=512 -mavx512vnni -mno-avx512bf16 -mno-avxvnni)
+    set(flags -march=x86-64-v4 -mprefer-vector-width=512 -mavx512vnni ${no_vnni} ${no_more})
   else()
     message(FATAL_ERROR "klens: unknown ISA level '${level}'; known: ${KLENS_ALL_LEVELS}")
   endif()
@@ -39,7 +52,12 @@ endfunction()
 
 # The levels this compiler can build, weakest first.
 function(klens_levels_known out)
-  set(${out} ${KLENS_ALL_LEVELS} PARENT_SCOPE)
+  set(known ${KLENS_ALL_LEVELS})
+  check_cxx_compiler_flag(-mavxvnni KLENS_COMPILER_HAS_AVXVNNI)
+  if(NOT KLENS_COMPILER_HAS_AVXVNNI)
+    list(REMOVE_ITEM known avx_vnni)
+  endif()
+  set(${out} ${known} PARENT_SCOPE)
 endfunction()
 
 # Writes a generated file, touching it only when its text changes.
@@ -59,6 +77,11 @@ function(klens_add_levels target)
   if(NOT levels)
     klens_levels_known(levels)
   endif()
+  foreach(level IN LISTS levels)
+    if(NOT level IN_LIST KLENS_ALL_LEVELS)
+      message(FATAL_ERROR "klens_add_levels(${target}): level '${level}': expected one of ${KLENS_ALL_LEVELS}")
+    endif()
+  endforeach()
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/klens_levels/${target}")
   set(objects "")
   set(declarations "")
@@ -70,7 +93,7 @@ function(klens_add_levels target)
     endif()
     set(sources "")
     foreach(part table linear_f32 linear_a16 linear_a8)
-      klens_generate("${folder}/${level}_${part}.cpp" "// Written by klens_add_levels().\n#include <klens/dispatch/level_${part}.hpp>\n")
+      klens_generate("${folder}/${level}_${part}.cpp" "// Written by klens_add_levels().\n#include <klens/dispatch/level_${part}.hpp>\nstatic_assert(klens::level_of_this_unit == klens::Level::${level}, \"klens_add_levels: the compiler flags of this unit do not give level ${level}\");\n")
       list(APPEND sources "${folder}/${level}_${part}.cpp")
     endforeach()
     add_library(${target}_${level} OBJECT ${sources})

@@ -1,10 +1,12 @@
 // klens bench kernels | model: what the kernels do here. Timings of a model's components are the input of `plan --latency`.
 #include "bench_kernels.hpp"
 #include "common.hpp"
+#include "text.hpp"
 
 #include <klens/io/atomic_file.hpp>
-#include <klens/lens/evaluate.hpp>
-#include <klens/model/model.hpp>
+#include <klens/lens/speed.hpp>
+
+#include <klens/model/generic.hpp>
 #include <klens/report/table.hpp>
 
 namespace klens::cli {
@@ -15,16 +17,6 @@ struct Options {
   std::string model, output, formats = "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64";
   int rows = 2048, cols = 2048, tokens = 128, repeats = 7;
 };
-
-std::vector<std::string> split_list(const std::string& text) {
-  std::vector<std::string> out;
-  for (std::size_t at = 0; at <= text.size();) {
-    const auto comma = std::min(text.find(',', at), text.size());
-    if (comma > at) out.push_back(text.substr(at, comma - at));
-    at = comma + 1;
-  }
-  return out;
-}
 
 Result<Precision> format_of(const std::string& name) {
   const auto p = parse_format(name);

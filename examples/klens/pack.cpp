@@ -18,18 +18,18 @@ struct Options {
 Result<void> run(const Options& o) {
   KLENS_TRY(Model model, load_model(o.model));
   if (model.is_packed()) return Error{ErrorCode::unsupported, o.model, "a checkpoint folder: packing starts from pristine weights", "a packed file"};
-  QuantizeNotes notes;
+  ApplyNotes notes;
   PackOptions options;
   options.provenance = "klens " KLENS_VERSION;
   if (!o.plan.empty()) {
     KLENS_TRY(const PlanDocument plan, read_plan(o.plan));
-    KLENS_OK(apply_plan(model, plan, &notes));
+    KLENS_OK(apply_plan(model, plan.plan, &notes));
     KLENS_TRY(options.plan_json, read_text(o.plan, std::size_t(16) << 20));
     options.provenance += ", plan " + std::filesystem::path(o.plan).filename().string();
   } else {
     const auto precision = parse_format(o.uniform);
     if (!precision) return Error{ErrorCode::usage, "--uniform", "a format name such as w4g32", "'" + o.uniform + "'"};
-    KLENS_OK(model.set_uniform(*precision, &notes));
+    KLENS_OK(apply_uniform(model, *precision, &notes));
     options.provenance += ", uniform " + o.uniform;
   }
   const std::string tokenizer = o.model + "/tokenizer.json";
@@ -41,7 +41,7 @@ Result<void> run(const Options& o) {
   const double bpw = 8.0 * double(model.payload_bytes()) / double(model.parameters());
   if (o.common.json) fmt::print("{}\n", nlohmann::json{{"output", o.output}, {"bytes", model.payload_bytes()}, {"bits_per_weight", bpw}}.dump());
   else fmt::print("{}: {} bytes of payload, {:.3f} bits per weight\n", o.output, model.payload_bytes(), bpw);
-  if (notes.lost_weights > 0) fmt::print(stderr, "klens: warning: {} weights became 0 because their scale is below the smallest fp16 number\n", notes.lost_weights);
+  for (const auto& [component, note] : notes.lost) fmt::print(stderr, "klens: warning: {}: {}\n", component, note_text(note));
   return {};
 }
 

@@ -25,7 +25,8 @@ TEST_CASE("det_math: relative errors stay below what the header states") {
   Uniform uniform;
   Worst exp, log, log1p, pow, sin, cos;
   for (int i = 0; i < 200000; ++i) {
-    const double wide = uniform(-700, 700), narrow = uniform(-50, 50), base = std::exp(uniform(0, 20)), power = uniform(-20, 20);
+    const double wide = uniform(-700, 700), narrow = uniform(-50, 50), base = std::exp(uniform(0, 20)),
+        power = uniform(-20, 20);
     exp(klens::det::exp(wide), expl(wide));
     exp(klens::det::exp(narrow), expl(narrow));
     for (double x : {std::exp(wide), uniform(0.9, 1.1)}) log(klens::det::log(x), logl(x));
@@ -62,11 +63,13 @@ TEST_CASE("det_math: known values and corners") {
   CHECK(std::isnan(klens::det::exp(std::nan(""))));
   CHECK(klens::det::log1p(1e-300) == 1e-300);
   CHECK(klens::det::log1p(-1.0) == -inf);
-  for (int i = -50; i <= 50; ++i) CHECK(klens::det::log(klens::det::exp(double(i))) == doctest::Approx(double(i)).epsilon(1e-15));
+  for (int i = -50; i <= 50; ++i)
+    CHECK(klens::det::log(klens::det::exp(double(i))) == doctest::Approx(double(i)).epsilon(1e-15));
 }
 
 TEST_CASE("det_math: constant evaluation and run time agree") {
-  constexpr double table[] = {klens::det::exp(-3.7), klens::det::log(3.7), klens::det::sin(12345.678), klens::det::cos(12345.678),
+  constexpr double table[] = {klens::det::exp(-3.7), klens::det::log(3.7), klens::det::sin(12345.678),
+      klens::det::cos(12345.678),
                               klens::det::pow(74534.8, -0.03125)};
   volatile double a = -3.7, b = 3.7, c = 12345.678, d = 74534.8, e = -0.03125;
   CHECK(table[0] == klens::det::exp(a));

@@ -25,7 +25,8 @@ TEST_CASE("mapped file: content, moves, what is not a file") {
   auto empty = MappedFile::open(dir / "empty");
   REQUIRE(empty);
   CHECK(empty->bytes().empty());
-  CHECK(MappedFile::open(dir / "none").error().message() == (dir / "none") + ": cannot open: No such file or directory");
+  CHECK(MappedFile::open(dir / "none").error().message() ==
+        (dir / "none") + ": cannot open: No such file or directory");
   CHECK(MappedFile::open(dir.path()).error().message() == dir.path() + ": expected a regular file, found a folder");
   REQUIRE(mkfifo((dir / "pipe").c_str(), 0600) == 0);
   CHECK_FALSE(MappedFile::open(dir / "pipe"));  // and does not wait for a writer
@@ -78,7 +79,8 @@ TEST_CASE("atomic file: links, devices, places that cannot be written") {
   CHECK(write_file("/dev/null", "x"));
   CHECK(fs::is_character_file("/dev/null"));
   CHECK(write_file("/dev/full", "x").error().message() == "/dev/full: cannot write: No space left on device");
-  CHECK(write_file(dir / "no/file", "x").error().message() == (dir / "no/file") + ": cannot write: No such file or directory");
+  CHECK(write_file(dir / "no/file", "x").error().message() ==
+        (dir / "no/file") + ": cannot write: No such file or directory");
   CHECK(write_file(dir.path(), "x").error().message() == dir.path() + ": expected a file to write, found a folder");
   CHECK_FALSE(write_file("", "x"));
   CHECK(entries(dir.path()) == 2);

@@ -100,8 +100,22 @@ class Mutator {
   /// The next decimal number becomes a hostile one.
   void number(std::string& b, std::size_t at) {
     constexpr std::string_view digits = "0123456789";
-    constexpr std::string_view hostile[] = {"-1", "0", "1", "3", "4294967296", "9223372036854775807", "18446744073709551616", "1e308", "0.5",
-                                            "1152921504606846975", "null", "\"7\"", "[]", "2147483647", "67108864", "16777216"};
+    constexpr std::string_view hostile[] = {"-1",
+                                            "0",
+                                            "1",
+                                            "3",
+                                            "4294967296",
+                                            "9223372036854775807",
+                                            "18446744073709551616",
+                                            "1e308",
+                                            "0.5",
+                                            "1152921504606846975",
+                                            "null",
+                                            "\"7\"",
+                                            "[]",
+                                            "2147483647",
+                                            "67108864",
+                                            "16777216"};
     const std::size_t begin = b.find_first_of(digits, at);
     if (begin == std::string::npos) return;
     std::size_t end = b.find_first_not_of(digits, begin);

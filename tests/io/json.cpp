@@ -12,11 +12,13 @@ static std::string fault(std::string_view text, const JsonLimits& limits = {}) {
 }
 
 TEST_CASE("json: parses what is JSON, names the byte where it is not") {
-  const auto j = parse_json(R"({"a": [1, -2, 3.5, "x\u00e9", true, null, {"b": {}}], "c": 18446744073709551615})", "f.json");
+  const auto j =
+      parse_json(R"({"a": [1, -2, 3.5, "x\u00e9", true, null, {"b": {}}], "c": 18446744073709551615})", "f.json");
   REQUIRE(j);
   CHECK((*j)["a"][3] == "x\xc3\xa9");
   CHECK(j->dump() == R"({"a":[1,-2,3.5,"xé",true,null,{"b":{}}],"c":18446744073709551615})");
-  for (const char* bad : {"", "{", "[1,", "{\"a\" 1}", "nul", "[1] x", "\"\xff\"", "{'a': 1}", "[01]", "\x00", "[1}", "{\"a\":1e999}"}) {
+  for (const char* bad :
+       {"", "{", "[1,", "{\"a\" 1}", "nul", "[1] x", "\"\xff\"", "{'a': 1}", "[01]", "\x00", "[1}", "{\"a\":1e999}"}) {
     const std::string message = fault(bad);
     CHECK_MESSAGE(message.starts_with("f.json: byte "), message);
     test::check_clear(message, "f.json");
@@ -26,7 +28,8 @@ TEST_CASE("json: parses what is JSON, names the byte where it is not") {
 
 TEST_CASE("json: depth, size and number of values are bounded") {
   CHECK(fault(std::string(64, '[') + std::string(64, ']')) == "");
-  CHECK(fault(std::string(65, '[') + std::string(65, ']')) == "f.json: expected at most 64 nested JSON levels, found more");
+  CHECK(fault(std::string(65, '[') + std::string(65, ']')) ==
+        "f.json: expected at most 64 nested JSON levels, found more");
   CHECK(fault(std::string(1'000'000, '[')).find("nested") != std::string::npos);
   CHECK(fault("[1,2,3]", {.bytes = 6}) == "f.json: expected at most 6 bytes of JSON, found 7");
   CHECK(fault("[1,2,3]", {.values = 4}) == "");
@@ -34,7 +37,9 @@ TEST_CASE("json: depth, size and number of values are bounded") {
 }
 
 TEST_CASE("json: typed access says file, key, expected, found") {
-  const Json j = *parse_json(R"({"n": 5, "x": 0.25, "s": "abc", "b": true, "z": null, "list": [1, 2, "3"], "big": 18446744073709551615})", "f");
+  const Json j = *parse_json(
+      R"({"n": 5, "x": 0.25, "s": "abc", "b": true, "z": null, "list": [1, 2, "3"], "big": 18446744073709551615})",
+      "f");
   CHECK(*json_int(j, "n", "f") == 5);
   CHECK(json_int(j, "n", "f", 6, 9).error().message() == "f: 'n': expected an integer in 6..9, found 5");
   CHECK(json_int(j, "big", "f").error().message() == "f: 'big': expected an integer, found 18446744073709551615");
@@ -48,7 +53,8 @@ TEST_CASE("json: typed access says file, key, expected, found") {
   CHECK(*json_string(j, "s", "f") == "abc");
   CHECK(json_string(j, "b", "f").error().message() == "f: 'b': expected a string, found true");
   CHECK(*json_bool(j, "b", "f"));
-  CHECK(json_ints(j, "list", "f", 0, 9).error().message() == "f: 'list'[2]: 'value': expected an integer in 0..9, found a string '3'");
+  CHECK(json_ints(j, "list", "f", 0, 9).error().message() ==
+        "f: 'list'[2]: 'value': expected an integer in 0..9, found a string '3'");
   CHECK_FALSE(json_ints(j, "list", "f", 0, 9, 2));
   CHECK_FALSE(json_array(j, "s", "f"));
   CHECK_FALSE(json_object(j, "list", "f"));
@@ -85,14 +91,18 @@ TEST_CASE("config: hostile and unknown values are named") {
   };
   CHECK(message("[]") == "config.json: expected a JSON object, found an array of 0");
   CHECK(message("{}") == "config.json: 'model_type': expected a string, found nothing");
-  CHECK(message(R"({"model_type": "rwkv"})") == "config.json: 'model_type': expected one of: hymba, found a string 'rwkv'");
+  CHECK(message(R"({"model_type": "rwkv"})") ==
+        "config.json: 'model_type': expected one of: hymba, found a string 'rwkv'");
   const std::string head = R"({"model_type": "hymba", "num_hidden_layers": 8, "vocab_size": 9, "hidden_size": )";
   CHECK(message(head + "64}") == "");
   CHECK(message(head + "64, \"limit\": [0.0, Infinity, -Infinity, NaN], \"s\": \"Infinity \\\" NaN\"}") == "");
   CHECK(message(head + "1e9}") == "config.json: 'hidden_size': expected an integer in 1..262144, found 1000000000.0");
-  CHECK(message(head + "4611686018427387904}") == "config.json: 'hidden_size': expected an integer in 1..262144, found 4611686018427387904");
-  CHECK(message(head + "Infinity}") == "config.json: 'hidden_size': expected an integer in 1..262144, found a string 'Infinity'");
-  CHECK(read_config("/no/such/folder").error().message() == "/no/such/folder/config.json: cannot open: No such file or directory");
+  CHECK(message(head + "4611686018427387904}") ==
+        "config.json: 'hidden_size': expected an integer in 1..262144, found 4611686018427387904");
+  CHECK(message(head + "Infinity}") ==
+        "config.json: 'hidden_size': expected an integer in 1..262144, found a string 'Infinity'");
+  CHECK(read_config("/no/such/folder").error().message() ==
+        "/no/such/folder/config.json: cannot open: No such file or directory");
 }
 
 TEST_CASE("config: damaged files end in one clear error") {

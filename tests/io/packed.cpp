@@ -37,7 +37,8 @@ struct Model {
 
 Model sample() {
   Model m;
-  m.info = {"{\"model_type\": \"hymba\"}", "tokenizer \xc3\xa4 \"text\"", "", "made by a test", 0xfedcba9876543210u, {{"layers.0.scan", "f32s8"}}};
+  m.info = {"{\"model_type\": \"hymba\"}", "tokenizer \xc3\xa4 \"text\"", "", "made by a test",
+            0xfedcba9876543210u,           {{"layers.0.scan", "f32s8"}}};
   m.matrix("embed", "w4g32", 80, 44);
   m.tensor("norm", DType::f16, {12});
   m.matrix("a", "w8a8", 17, 12);
@@ -68,7 +69,9 @@ std::string with_header(const std::string& file, std::string_view header, std::s
   return out += payload;
 }
 
-struct Parts { std::string header, payload; };
+struct Parts {
+  std::string header, payload;
+};
 Parts split(const std::string& file) {
   detail::PackedPreamble p;
   std::memcpy(&p, file.data(), 64);
@@ -125,7 +128,9 @@ TEST_CASE("packed: round trip, alignment, exact bytes") {
       CHECK((got->scales == nullptr) == (l.scale_plane_bytes == 0));
       if (got->scales) {
         CHECK(std::memcmp(got->scales, item.matrix.scales, std::size_t(l.scale_plane_bytes)) == 0);
-        CHECK(reinterpret_cast<std::uintptr_t>(got->scales) % (got->precision.scheme.scale == Granularity::group ? 32 : 64) == 0);
+        CHECK(reinterpret_cast<std::uintptr_t>(got->scales) %
+                  (got->precision.scheme.scale == Granularity::group ? 32 : 64) ==
+              0);
       }
       bytes += packed_bytes(got->precision, got->rows, got->cols);
     } else {
@@ -155,10 +160,12 @@ TEST_CASE("packed: what cannot be written is refused") {
   const std::string path = dir / "m.klens";
   Model m = sample();
   m.items.push_back(m.items[0]);
-  CHECK(write_packed(path, m.info, m.items).error().message() == path + ": entry 'embed': expected every name once, found it twice");
+  CHECK(write_packed(path, m.info, m.items).error().message() ==
+        path + ": entry 'embed': expected every name once, found it twice");
   m = sample();
   m.items[1].shape = {13};
-  CHECK(write_packed(path, m.info, m.items).error().message() == path + ": entry 'norm': expected F16 [13], found 24 bytes");
+  CHECK(write_packed(path, m.info, m.items).error().message() ==
+        path + ": entry 'norm': expected F16 [13], found 24 bytes");
   m = sample();
   m.items[0].matrix.scales = nullptr;
   CHECK_FALSE(write_packed(path, m.info, m.items));
@@ -167,7 +174,8 @@ TEST_CASE("packed: what cannot be written is refused") {
   CHECK_FALSE(write_packed(path, m.info, m.items));
   m = sample();
   m.info.sites["x"] = "f33";
-  CHECK(write_packed(path, m.info, m.items).error().message() == path + ": site 'x': expected a format name, found 'f33'");
+  CHECK(write_packed(path, m.info, m.items).error().message() ==
+        path + ": site 'x': expected a format name, found 'f33'");
   m = sample();
   m.info.provenance = "\xff";
   CHECK_FALSE(write_packed(path, m.info, m.items));
@@ -185,7 +193,8 @@ TEST_CASE("packed: every single flipped bit and every cut is noticed") {
   const int count = test::fuzz_count(500);
   for (int i = 0; i < count; ++i) {
     std::string bad = good;
-    std::size_t at = i % 2 ? random.below(64 + parts.header.size()) : good.size() - 1 - random.below(parts.payload.size());
+    std::size_t at =
+        i % 2 ? random.below(64 + parts.header.size()) : good.size() - 1 - random.below(parts.payload.size());
     bad[at] = char(bad[at] ^ (1 << random.below(8)));
     test::put(path, bad);
     const auto f = PackedFile::open(path);
@@ -224,15 +233,20 @@ TEST_CASE("packed: a hostile header with a proper checksum") {
   };
   CHECK(with("w4g32", "w4g32") == "");
   CHECK(with("w4g32", "w7") == ": header: tensors[0] 'embed': expected a format name, found 'w7'");
-  CHECK(with("\"rows\":80", "\"rows\":0") == ": header: tensors[0] 'embed': 'rows': expected an integer in 1..67108864, found 0");
+  CHECK(with("\"rows\":80", "\"rows\":0") ==
+        ": header: tensors[0] 'embed': 'rows': expected an integer in 1..67108864, found 0");
   CHECK(with("\"rows\":80", "\"rows\":96").starts_with(": header: tensors: expected "));
-  CHECK(with("\"rows\":80,\"cols\":44", "\"rows\":67108864,\"cols\":67108864").starts_with(": header: tensors: expected "));
+  CHECK(with("\"rows\":80,\"cols\":44", "\"rows\":67108864,\"cols\":67108864")
+            .starts_with(": header: tensors: expected "));
   CHECK(with("\"rows\":80", "\"rows\":79") == "");  // the same panels
   CHECK(with("\"lines\":0", "\"lines\":64") == ": header: tensor 'embed': 'lines': expected offset 0, found 64");
-  CHECK(with("\"name\":\"a\"", "\"name\":\"b\"") == ": header: tensors[3] 'b': expected every name once, found it twice");
+  CHECK(with("\"name\":\"a\"", "\"name\":\"b\"") ==
+        ": header: tensors[3] 'b': expected every name once, found it twice");
   CHECK(with("\"shape\":[12]", "\"shape\":[13]") == "");  // within the padding
-  CHECK(with("\"shape\":[12]", "\"shape\":[1099511627776,1099511627776]").find("a shape that fits") != std::string::npos);
-  CHECK(with("\"dtype\":\"F16\"", "\"dtype\":\"F8\"") == ": header: tensors[1] 'norm': expected a known element type, found 'F8'");
+  CHECK(with("\"shape\":[12]", "\"shape\":[1099511627776,1099511627776]").find("a shape that fits") !=
+        std::string::npos);
+  CHECK(with("\"dtype\":\"F16\"", "\"dtype\":\"F8\"") ==
+        ": header: tensors[1] 'norm': expected a known element type, found 'F8'");
   CHECK(with("fedcba98", "fedcbaZ8").starts_with(": header: 'shape_hash': expected 16 hexadecimal digits"));
   CHECK(with("fedcba98", "") == ": header: 'shape_hash': expected 16 hexadecimal digits, found '76543210'");
   CHECK(with("f32s8", "s8") == ": header: site 'layers.0.scan': expected a format name, found a string 's8'");
@@ -242,7 +256,8 @@ TEST_CASE("packed: a hostile header with a proper checksum") {
   test::put(path, newer);
   CHECK(PackedFile::open(path).error().message() == path + ": expected version 1, found 9");
   test::put(path, "GGUF");
-  CHECK(PackedFile::open(path).error().message() == path + ": expected a packed klens file, found other bytes at its start");
+  CHECK(PackedFile::open(path).error().message() ==
+        path + ": expected a packed klens file, found other bytes at its start");
   CHECK_FALSE(is_packed_file(path));
 
   test::Mutator mutate(31);

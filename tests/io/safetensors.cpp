@@ -55,8 +55,10 @@ TEST_CASE("safetensors: hymba-tiny, one known value of each kind") {
   CHECK((*t)->dtype == DType::f16);
   CHECK(s->require("model.norm", {1}).error().message() ==
         s->path() + ": expected tensor 'model.norm' [1], found no such tensor");
-  CHECK(s->require("model.layers.0.mamba.A_log.0", {384, 8}).error().message().ends_with(
-      "tensor 'model.layers.0.mamba.A_log.0': expected shape [384, 8], found [384, 16]"));
+  CHECK(s->require("model.layers.0.mamba.A_log.0", {384, 8})
+            .error()
+            .message()
+            .ends_with("tensor 'model.layers.0.mamba.A_log.0': expected shape [384, 8], found [384, 16]"));
   std::vector<float> short_row(3);
   CHECK_FALSE(read_f32(**t, short_row));
   const TensorView before = **t;
@@ -75,8 +77,10 @@ TEST_CASE("safetensors: golden file") {
   REQUIRE(read_f32(**s->require("logits", {1, 200, 4096}), logits));
   for (float x : logits) CHECK(std::isfinite(x));
   CHECK_FALSE(read_i64(*s->find("logits")));
-  CHECK(read_f32(*s->find("input_ids"), std::span(logits).first(200)).error().message().ends_with(
-      "tensor 'input_ids': expected F32, F16, BF16 or F64, found I64"));
+  CHECK(read_f32(*s->find("input_ids"), std::span(logits).first(200))
+            .error()
+            .message()
+            .ends_with("tensor 'input_ids': expected F32, F16, BF16 or F64, found I64"));
 }
 
 TEST_CASE("safetensors: written files read back, all types, pieces of any size") {
@@ -91,12 +95,13 @@ TEST_CASE("safetensors: written files read back, all types, pieces of any size")
   const std::array<std::int8_t, 3> i8 = {-128, 0, 127};
   const std::array<std::uint8_t, 2> u8 = {0, 255}, boolean = {0, 1};
   const auto bytes = [](const auto& a) { return std::as_bytes(std::span(a)); };
-  const std::vector<TensorData> all = {{"f64", DType::f64, {3}, bytes(f64)},     {"f32", DType::f32, {2, 2}, bytes(f32)},
-                                       {"f16", DType::f16, {4, 1}, bytes(f16)},  {"bf16", DType::bf16, {4}, bytes(bf16)},
-                                       {"i64", DType::i64, {1, 2}, bytes(i64)},  {"i32", DType::i32, {2}, bytes(i32)},
-                                       {"i16", DType::i16, {}, bytes(i16)},      {"i8", DType::i8, {3}, bytes(i8)},
-                                       {"u8", DType::u8, {2}, bytes(u8)},        {"bool", DType::boolean, {2}, bytes(boolean)},
-                                       {"none", DType::f32, {0, 5}, {}},         {"\"odd\\ n\xc3\xa4me\n", DType::u8, {2}, bytes(u8)}};
+  const std::vector<TensorData> all = {
+      {"f64", DType::f64, {3}, bytes(f64)},    {"f32", DType::f32, {2, 2}, bytes(f32)},
+      {"f16", DType::f16, {4, 1}, bytes(f16)}, {"bf16", DType::bf16, {4}, bytes(bf16)},
+      {"i64", DType::i64, {1, 2}, bytes(i64)}, {"i32", DType::i32, {2}, bytes(i32)},
+      {"i16", DType::i16, {}, bytes(i16)},     {"i8", DType::i8, {3}, bytes(i8)},
+      {"u8", DType::u8, {2}, bytes(u8)},       {"bool", DType::boolean, {2}, bytes(boolean)},
+      {"none", DType::f32, {0, 5}, {}},        {"\"odd\\ n\xc3\xa4me\n", DType::u8, {2}, bytes(u8)}};
   REQUIRE(write_safetensors(path, all, {{"made_with", "klens"}}));
   const std::string file = test::get(path);
   std::uint64_t header = 0;
@@ -125,7 +130,8 @@ TEST_CASE("safetensors: written files read back, all types, pieces of any size")
   CHECK(*read_i64(*s->find("i16")) == std::vector<std::int64_t>{-300});
   CHECK(*read_i64(*s->find("u8")) == std::vector<std::int64_t>{0, 255});
 
-  auto w = SafetensorsWriter::create(dir / "pieces", {{"a", DType::f32, {2, 3}}, {"empty", DType::f32, {0}}, {"b", DType::u8, {5}}});
+  auto w = SafetensorsWriter::create(dir / "pieces",
+                                     {{"a", DType::f32, {2, 3}}, {"empty", DType::f32, {0}}, {"b", DType::u8, {5}}});
   REQUIRE(w);
   std::string payload(29, '\0');
   for (std::size_t i = 0; i < payload.size(); ++i) payload[i] = char(i);
@@ -159,7 +165,8 @@ TEST_CASE("safetensors: what does not fit is refused, and the message says which
   CHECK(with(" {}", 0) == ": header: expected a JSON object, found ' {}'");
   CHECK(with("{}", 3) == ": expected 0 bytes of tensor data, found 3");
   CHECK(with(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8) == "");
-  CHECK(with(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8) == ": tensor 'a': expected 12 bytes for F32 [3], found 8");
+  CHECK(with(R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}})", 8) ==
+        ": tensor 'a': expected 12 bytes for F32 [3], found 8");
   CHECK(with(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 7) ==
         ": tensor 'a': data_offsets: expected begin <= end <= 7, found [0, 8]");
   CHECK(with(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8) ==
@@ -167,19 +174,28 @@ TEST_CASE("safetensors: what does not fit is refused, and the message says which
   CHECK(with(R"({"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8).find("-2") != std::string::npos);
   CHECK(with(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}})", 8) ==
         ": tensor 'a': expected a shape that fits in memory, found [4294967296, 4294967296]");
-  CHECK(with(R"({"a":{"dtype":"F32","shape":[4611686018427387906],"data_offsets":[0,8]}})", 8).find("tensor 'a'") != std::string::npos);
-  CHECK(with(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})", 6) ==
-        ": tensor 'b': expected data at byte 4 (no overlap, no hole), found 2");
-  CHECK(with(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[6,8]}})", 8) ==
-        ": tensor 'b': expected data at byte 4 (no overlap, no hole), found 6");
-  CHECK(with(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1) ==
-        ": header: expected every key once, found key 'a' twice");
-  CHECK(with(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1) == ": tensor 'a': 'dtype': expected a string, found nothing");
+  CHECK(with(R"({"a":{"dtype":"F32","shape":[4611686018427387906],"data_offsets":[0,8]}})", 8).find("tensor 'a'") !=
+        std::string::npos);
+  CHECK(
+      with(
+          R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[2,6]}})",
+          6) == ": tensor 'b': expected data at byte 4 (no overlap, no hole), found 2");
+  CHECK(
+      with(
+          R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[2],"data_offsets":[6,8]}})",
+          8) == ": tensor 'b': expected data at byte 4 (no overlap, no hole), found 6");
+  CHECK(
+      with(
+          R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+          1) == ": header: expected every key once, found key 'a' twice");
+  CHECK(with(R"({"a":{"shape":[1],"data_offsets":[0,1]}})", 1) ==
+        ": tensor 'a': 'dtype': expected a string, found nothing");
   CHECK(with(R"({"a":7})", 1) == ": tensor 'a': 'dtype': expected a string, found nothing");
   CHECK(with(R"({"a":{"dtype":"F8_E4M3","shape":[3],"data_offsets":[0,3]}})", 3) == "");
   const auto s = Safetensors::open(path);
   std::vector<float> out(3);
-  CHECK(read_f32(*s->find("a"), out).error().message() == path + ": tensor 'a': expected F32, F16, BF16 or F64, found F8_E4M3");
+  CHECK(read_f32(*s->find("a"), out).error().message() ==
+        path + ": tensor 'a': expected F32, F16, BF16 or F64, found F8_E4M3");
 }
 
 TEST_CASE("safetensors: shards") {
@@ -201,15 +217,19 @@ TEST_CASE("safetensors: shards") {
   CHECK(with(R"({"a": "one", "b": "one", "c": "two"})") == "");
   CHECK(Safetensors::open(dir.path())->names().size() == 3);
   const std::string at = "/model.safetensors.index.json: tensor ";
-  CHECK(with(R"({"a": "one", "b": "one", "c": "../two"})") == at + "'c': expected a file name without folders, found '../two'");
+  CHECK(with(R"({"a": "one", "b": "one", "c": "../two"})") ==
+        at + "'c': expected a file name without folders, found '../two'");
   CHECK(with(R"({"a": "/etc/passwd"})") == at + "'a': expected a file name without folders, found '/etc/passwd'");
   CHECK(with(R"({"a": ".."})") == at + "'a': expected a file name without folders, found '..'");
   CHECK(with(R"({"a": 5})") == at + "'a': expected a file name, found 5");
-  CHECK(with(R"({"a": "one", "b": "one", "d": "two"})") == at + "'d': expected the tensor in two, found no such tensor there");
-  CHECK(with(R"({"a": "one", "c": "two"})") == "/one: tensor 'b': expected the index to place it in this file, found no mention");
+  CHECK(with(R"({"a": "one", "b": "one", "d": "two"})") ==
+        at + "'d': expected the tensor in two, found no such tensor there");
+  CHECK(with(R"({"a": "one", "c": "two"})") ==
+        "/one: tensor 'b': expected the index to place it in this file, found no mention");
   CHECK(with(R"({"a": "three"})") == "/three: cannot open: No such file or directory");
   shard("two", {"c", "a"});
-  CHECK(with(R"({"a": "one", "b": "one", "c": "two"})") == "/two: tensor 'a': expected the index to place it in this file, found another file");
+  CHECK(with(R"({"a": "one", "b": "one", "c": "two"})") ==
+        "/two: tensor 'a': expected the index to place it in this file, found another file");
 }
 
 TEST_CASE("safetensors: damaged files end in one clear error") {
@@ -218,7 +238,10 @@ TEST_CASE("safetensors: damaged files end in one clear error") {
   std::vector<TensorData> all;
   std::vector<std::byte> data(600);
   for (int i = 0; i < 12; ++i)
-    all.push_back({"model.layers." + std::to_string(i), DType(i % 10), {i, 3}, std::span(data).first(std::size_t(i * 3 * size_of(DType(i % 10))))});
+    all.push_back({"model.layers." + std::to_string(i),
+                   DType(i % 10),
+                   {i, 3},
+                   std::span(data).first(std::size_t(i * 3 * size_of(DType(i % 10))))});
   REQUIRE(write_safetensors(path, all, {{"format", "pt"}}));
   const std::string good = test::get(path);
   std::uint64_t header = 0;

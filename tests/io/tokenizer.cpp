@@ -8,11 +8,15 @@ using namespace klens;
 
 namespace {
 
-struct Kind { const char* name; const char* folder; };
-constexpr Kind kinds[] = {{"gpt2_byte_level", "/gpt2_byte_level"},     {"neox", "/tokenizers/neox"},
-                          {"falcon", "/tokenizers/falcon"},            {"llama3", "/tokenizers/llama3"},
-                          {"o200k", "/tokenizers/o200k"},              {"llama_sentencepiece", "/tokenizers/llama_sentencepiece"},
-                          {"unigram", "/tokenizers/unigram"}};
+struct Kind {
+  const char* name;
+  const char* folder;
+};
+constexpr Kind kinds[] = {
+    {"gpt2_byte_level", "/gpt2_byte_level"}, {"neox", "/tokenizers/neox"},
+    {"falcon", "/tokenizers/falcon"},        {"llama3", "/tokenizers/llama3"},
+    {"o200k", "/tokenizers/o200k"},          {"llama_sentencepiece", "/tokenizers/llama_sentencepiece"},
+    {"unigram", "/tokenizers/unigram"}};
 
 std::string folder_of(const Kind& k) { return std::string(KLENS_TEST_DATA) + k.folder; }
 
@@ -38,11 +42,19 @@ Json small_file() {
   vocab["ab"] = 257;
   vocab["abc"] = 258;
   vocab["bc"] = 259;
-  return {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr},
-          {"added_tokens", Json::array({{{"id", 0}, {"content", "<e>"}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
-                                         {"normalized", false}, {"special", true}}})},
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", Json::array({{{"id", 0},
+                                         {"content", "<e>"},
+                                         {"single_word", false},
+                                         {"lstrip", false},
+                                         {"rstrip", false},
+                                         {"normalized", false},
+                                         {"special", true}}})},
           {"normalizer", nullptr},
-          {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
+          {"pre_tokenizer",
+           {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
           {"post_processor", nullptr},
           {"decoder", {{"type", "ByteLevel"}}},
           {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", {"b c", "a b", "ab c"}}}}};
@@ -110,7 +122,7 @@ TEST_CASE("tokenizer: merges by rank, then from the left; both spellings; unknow
   Json file = small_file();
   const Tokenizer t = make(file);
   const std::int32_t a = t.id_of("a"), b = t.id_of("b"), c = t.id_of("c"), bc = t.id_of("bc"), ab = t.id_of("ab");
-  CHECK(t.encode("abc") == Ids{a, bc});        // "b c" ranks before "a b"
+  CHECK(t.encode("abc") == Ids{a, bc});  // "b c" ranks before "a b"
   CHECK(t.encode("abab") == Ids{ab, ab});
   CHECK(t.encode("abb") == Ids{ab, b});
   CHECK(t.encode("bcbcabc") == Ids{bc, bc, a, bc});
@@ -122,7 +134,7 @@ TEST_CASE("tokenizer: merges by rank, then from the left; both spellings; unknow
   CHECK(make(file).encode("abc") == Ids{258});
   CHECK(make(file).encode("abcab abc") == Ids{a, b, c, a, b, t.id_of("\xc4\xa0"), a, b, c});
   file["model"]["vocab"].erase("b");
-  CHECK(make(file).encode("bab") == Ids{a});   // no unknown token: left out
+  CHECK(make(file).encode("bab") == Ids{a});  // no unknown token: left out
   file["model"]["unk_token"] = "<e>";
   CHECK(make(file).encode("bbabb") == Ids{0, 0, a, 0, 0});
   file["model"]["fuse_unk"] = true;
@@ -158,12 +170,15 @@ TEST_CASE("tokenizer: added tokens") {
 
 TEST_CASE("tokenizer: white space and word characters are those of the reference engine") {
   Json file = small_file();
-  file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "\\s+"}}}, {"behavior", "Removed"}, {"invert", false}};
+  file["pre_tokenizer"] = {
+      {"type", "Split"}, {"pattern", {{"Regex", "\\s+"}}}, {"behavior", "Removed"}, {"invert", false}};
   file["model"]["vocab"]["\xe1\xa0\x8e"] = 400;  // U+180E is no white space, whatever PCRE2 thinks
   file["decoder"] = nullptr;
   const Tokenizer t = make(file);
-  CHECK(t.encode("a\xe1\xa0\x8e" "b") == Ids{t.id_of("a"), 400, t.id_of("b")});
-  for (const char* space : {" ", "\t", "\n", "\v", "\f", "\r", "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\x80", "\xe2\x80\xa8", "\xe3\x80\x80"})
+  CHECK(t.encode("a\xe1\xa0\x8e"
+                 "b") == Ids{t.id_of("a"), 400, t.id_of("b")});
+  for (const char* space : {" ", "\t", "\n", "\v", "\f", "\r", "\xc2\x85", "\xc2\xa0", "\xe1\x9a\x80", "\xe2\x80\x80",
+                            "\xe2\x80\xa8", "\xe3\x80\x80"})
     CHECK(t.encode(std::string("a") + space + "b") == Ids{t.id_of("a"), t.id_of("b")});
   CHECK(t.decode(Ids{98, 99}) == "a b");
   const auto split = [&](const char* pattern, const char* behavior, bool invert, const char* text) {
@@ -184,17 +199,26 @@ TEST_CASE("tokenizer: white space and word characters are those of the reference
   CHECK(split("[a-z]+", "Removed", true, "the-final--countdown") == "the|final|countdown|");
   CHECK(split("x*", "Isolated", false, "axb") == "a|x|b|");
   CHECK(split("\\w+", "Isolated", false, "a\xcc\x81_ b\xe2\x80\xbf") == "a\xcc\x81_| |b\xe2\x80\xbf|");
-  CHECK(split("[^\\s,]+", "Isolated", false, "a\xc2\x85" "b,c") == "a|\xc2\x85|b|,|c|");
+  CHECK(split("[^\\s,]+", "Isolated", false,
+              "a\xc2\x85"
+              "b,c") == "a|\xc2\x85|b|,|c|");
 }
 
 TEST_CASE("tokenizer: bytes that are no UTF-8") {
   const auto t = Tokenizer::load(folder_of(kinds[0]) + "/tokenizer.json");
   REQUIRE(t);
-  for (const auto& [bytes, characters] : {std::pair<std::string, int>{"\xff", 1}, {"\xe2\x82", 1}, {"\xe2\x28\xa1", 1}, {"\xf0\x9f\x98", 1},
-                                          {"\xc0\xaf", 2}, {"\xed\xa0\x80", 3}, {"\xf4\x90\x80\x80", 4}, {"\x80\x80", 2}}) {
+  for (const auto& sample : {std::pair<std::string, int>{"\xff", 1},
+                             {"\xe2\x82", 1},
+                             {"\xf0\x9f\x98", 1},
+                             {"\xc0\xaf", 2},
+                             {"\xed\xa0\x80", 3},
+                             {"\xf4\x90\x80\x80", 4},
+                             {"\x80\x80", 2}}) {
+    const std::string bytes = sample.first;
+    const int characters = sample.second;
     CAPTURE(bytes);
     const std::string valid = to_valid_utf8("a" + bytes + "b");
-    CHECK(valid.size() - (bytes == "\xe2\x28\xa1" ? 5 : 2) == std::size_t(characters) * 3 + (bytes == "\xe2\x28\xa1" ? 1 : 0));
+    CHECK(valid.size() == 2 + std::size_t(characters) * replacement_char.size());
     CHECK(t->encode("a" + bytes + "b") == t->encode(valid));
     CHECK(t->try_encode("a" + bytes).error().message().starts_with("text: byte "));
   }
@@ -214,7 +238,9 @@ TEST_CASE("tokenizer: bytes that are no UTF-8") {
   for (int i = 0; i < 3; ++i) CHECK(decoder.push(smile[std::size_t(i)]) == "");
   CHECK(decoder.push(smile[3]) == "\xf0\x9f\x98\x80");
   CHECK(decoder.push(smile[0]) == "");
-  CHECK(decoder.push(bytes.id_of("a")) == "\xef\xbf\xbd" "a");
+  CHECK(decoder.push(bytes.id_of("a")) ==
+        "\xef\xbf\xbd"
+        "a");
   CHECK(decoder.push(smile[0]) == "");
   CHECK(decoder.finish() == "\xef\xbf\xbd");
   test::Mutator random(3);
@@ -231,12 +257,14 @@ TEST_CASE("tokenizer: bytes that are no UTF-8") {
 TEST_CASE("tokenizer: long words and long runs stay fast, and come back") {
   for (const Kind& kind : kinds) {
     const auto t = Tokenizer::load(folder_of(kind) + "/tokenizer.json");
-    for (const char* piece : {"a", " ", "A", "\n", "7", "!", "the ", "<|en", "\xcc\xa7\xcc\x81", "\xe4\xb8\xad", " \n \t"}) {
+    for (const char* piece :
+         {"a", " ", "A", "\n", "7", "!", "the ", "<|en", "\xcc\xa7\xcc\x81", "\xe4\xb8\xad", " \n \t"}) {
       std::string text = "x";
       while (text.size() < 200'000) text += piece;
       const auto ids = t->try_encode(text);
       REQUIRE(ids);
-      if (std::string_view(kind.name) != "unigram" && std::string_view(kind.name) != "neox") CHECK(t->decode(*ids) == text);
+      if (std::string_view(kind.name) != "unigram" && std::string_view(kind.name) != "neox")
+        CHECK(t->decode(*ids) == text);
     }
   }
 }
@@ -250,39 +278,51 @@ TEST_CASE("tokenizer: what is not understood is named") {
   };
   CHECK(with("/novelty", 1) == "t.json: expected known keys, found 'novelty'");
   CHECK(with("/version", "2.0") == "t.json: 'version': expected '1.0', found '2.0'");
-  CHECK(with("/truncation", {{"max_length", 5}}) == "t.json: 'truncation': expected null: klens never shortens a text, found an object");
-  CHECK(with("/padding", {{"strategy", {{"Fixed", 5}}}}) == "t.json: 'padding.strategy': expected 'BatchLongest', found an object");
+  CHECK(with("/truncation", {{"max_length", 5}}) ==
+        "t.json: 'truncation': expected null: klens never shortens a text, found an object");
+  CHECK(with("/padding", {{"strategy", {{"Fixed", 5}}}}) ==
+        "t.json: 'padding.strategy': expected 'BatchLongest', found an object");
   CHECK(with("/padding", {{"strategy", "BatchLongest"}}) == "");
   CHECK(with("/model/type", "WordPiece") == "t.json: 'model': 'type': expected BPE or Unigram, found 'WordPiece'");
   CHECK(with("/model/dropout", 0.1).find("'dropout'") != std::string::npos);
-  CHECK(with("/model/end_of_word_suffix", "</w>") == "t.json: 'model': 'end_of_word_suffix': expected null or '', found '</w>'");
+  CHECK(with("/model/end_of_word_suffix", "</w>") ==
+        "t.json: 'model': 'end_of_word_suffix': expected null or '', found '</w>'");
   CHECK(with("/model/extra", true) == "t.json: 'model': expected known keys, found 'extra'");
   CHECK(with("/model/unk_token", "<u>") == "t.json: 'model': 'unk_token': expected a token of 'vocab', found '<u>'");
-  CHECK(with("/model/merges/0", "b  c") == "t.json: 'model': 'merges'[0]: expected two tokens and one space, found a string 'b  c'");
+  CHECK(with("/model/merges/0", "b  c") ==
+        "t.json: 'model': 'merges'[0]: expected two tokens and one space, found a string 'b  c'");
   CHECK(with("/model/merges/0", "c b") == "t.json: 'model': 'merges'[0]: expected tokens of 'vocab', found 'cb'");
   CHECK(with("/model/merges/0", 5) == "t.json: 'model': 'merges'[0]: expected a pair of tokens, found 5");
   CHECK(with("/model/vocab/ab", 2).find("every token and id once") != std::string::npos);
-  CHECK(with("/model/vocab/ab", 99999999) == "t.json: 'model': 'vocab': token 'ab': expected an id in 0..66576, found 99999999");
+  CHECK(with("/model/vocab/ab", 99999999) ==
+        "t.json: 'model': 'vocab': token 'ab': expected an id in 0..66576, found 99999999");
   CHECK(with("/model/vocab/ab", -1) == "t.json: 'model': 'vocab': token 'ab': expected an id in 0..66576, found -1");
   CHECK(with("/normalizer", {{"type", "BertNormalizer"}}) ==
-        "t.json: 'normalizer': 'type': expected NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence, found 'BertNormalizer'");
+        "t.json: 'normalizer': 'type': expected NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence, found "
+        "'BertNormalizer'");
   CHECK(with("/pre_tokenizer", {{"type", "Whitespace"}}) ==
-        "t.json: 'pre_tokenizer': 'type': expected ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence, found 'Whitespace'");
-  CHECK(with("/pre_tokenizer/use_regexp", true) == "t.json: 'pre_tokenizer' ByteLevel: expected known keys, found 'use_regexp'");
-  CHECK(with("/pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}, {"invert", false}})
-            .starts_with("t.json: 'pre_tokenizer' Split: 'pattern': pattern '(a': expected a regular expression, found missing closing"));
-  CHECK(with("/pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "[a[bc]]"}}}, {"behavior", "Isolated"}}).find("nested brackets") !=
-        std::string::npos);
+        "t.json: 'pre_tokenizer': 'type': expected ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence, found "
+        "'Whitespace'");
+  CHECK(with("/pre_tokenizer/use_regexp", true) ==
+        "t.json: 'pre_tokenizer' ByteLevel: expected known keys, found 'use_regexp'");
+  CHECK(with("/pre_tokenizer",
+             {{"type", "Split"}, {"pattern", {{"Regex", "(a"}}}, {"behavior", "Isolated"}, {"invert", false}})
+            .starts_with("t.json: 'pre_tokenizer' Split: 'pattern': pattern '(a': expected a regular expression, found "
+                         "missing closing"));
+  CHECK(with("/pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "[a[bc]]"}}}, {"behavior", "Isolated"}})
+            .find("nested brackets") != std::string::npos);
   CHECK(with("/decoder", {{"type", "WordPiece"}}).find("found 'WordPiece'") != std::string::npos);
   CHECK(with("/post_processor", {{"type", "RobertaProcessing"}}) ==
-        "t.json: 'post_processor': 'type': expected ByteLevel, TemplateProcessing or Sequence, found 'RobertaProcessing'");
+        "t.json: 'post_processor': 'type': expected ByteLevel, TemplateProcessing or Sequence, found "
+        "'RobertaProcessing'");
   CHECK(with("/added_tokens/0/id", 7) == "t.json: 'added_tokens'[0] '<e>': expected id 0, as in 'vocab', found 7");
   CHECK(with("/added_tokens/0/weight", 7) == "t.json: 'added_tokens'[0]: expected known keys, found 'weight'");
 }
 
 TEST_CASE("tokenizer: a pattern that explodes ends in an error, not in a hang") {
   Json file = small_file();
-  file["pre_tokenizer"] = {{"type", "Split"}, {"pattern", {{"Regex", "(a+)+$"}}}, {"behavior", "Isolated"}, {"invert", false}};
+  file["pre_tokenizer"] = {
+      {"type", "Split"}, {"pattern", {{"Regex", "(a+)+$"}}}, {"behavior", "Isolated"}, {"invert", false}};
   const Tokenizer t = make(file);
   CHECK(t.try_encode("aaaa"));
   const auto ids = t.try_encode(std::string(5000, 'a') + "b");

@@ -1,5 +1,6 @@
-// kernel/attention.hpp and kernel/kv.hpp against float64: grouped heads, windows, meta tokens, odd sizes. A query's bits do
-// not depend on its tile, on the chunking of the prefill, on other work items, on stale cache contents, or on the level.
+// kernel/attention.hpp and kernel/kv.hpp against float64: grouped heads, windows, meta tokens, odd sizes. A query's
+// bits do not depend on its tile, on the chunking of the prefill, on other work items, on stale cache contents, or on
+// the level.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 
@@ -37,9 +38,10 @@ struct AttentionCase {
     klens::KvAppendArgs append{cache(), rows, rows + s.kv_heads * s.qk_dim, kv_stride, to - from, from, 0, s.kv_heads};
     table.kv_append(append);
     const int items = s.heads * int(klens::div_up(to - from, klens::query_tile));
-    klens::AttentionArgs a{.q = q.data() + std::int64_t(from) * q_stride, .q_stride = q_stride, .cache = cache(), .heads = s.heads,
-                           .window = s.window, .meta = s.meta, .scale = float(1 / std::sqrt(double(s.qk_dim))), .tokens = to - from,
-                           .position = from, .out = out.data() + std::int64_t(from) * out_stride, .out_stride = out_stride,
+    klens::AttentionArgs a{.q = q.data() + std::int64_t(from) * q_stride, .q_stride = q_stride, .cache = cache(),
+                           .heads = s.heads, .window = s.window, .meta = s.meta,
+                           .scale = float(1 / std::sqrt(double(s.qk_dim))), .tokens = to - from, .position = from,
+                           .out = out.data() + std::int64_t(from) * out_stride, .out_stride = out_stride,
                            .scratch = scratch.data(), .begin = 0, .end = items};
     if (!one_by_one) return table.attention(a);
     for (int i = items - 1; i >= 0; --i) {
@@ -63,9 +65,10 @@ struct AttentionCase {
       }
       k(0, 0) += k_error;
       for (int i = 0; i < s.tokens; ++i) {
-        const auto want = oracle::attention(fixture::doubles(q.data() + std::int64_t(i) * q_stride + h * s.qk_dim, s.qk_dim), k, v, i,
-                                            s.window, s.meta, 1 / std::sqrt(double(s.qk_dim)));
-        for (int d = 0; d < s.v_dim; ++d) judge(out[std::int64_t(i) * out_stride + h * s.v_dim + d], want[std::size_t(d)], 1e-5 * largest);
+        const auto query = fixture::doubles(q.data() + std::int64_t(i) * q_stride + h * s.qk_dim, s.qk_dim);
+        const auto want = oracle::attention(query, k, v, i, s.window, s.meta, 1 / std::sqrt(double(s.qk_dim)));
+        for (int d = 0; d < s.v_dim; ++d)
+          judge(out[std::int64_t(i) * out_stride + h * s.v_dim + d], want[std::size_t(d)], 1e-5 * largest);
       }
     }
     return judge;
@@ -149,7 +152,8 @@ TEST_CASE("attention: a window that covers everything equals no window; equal ke
       flat.kv[t * flat.kv_stride + 16 + d] = float(t);
     }
   flat.run(fixture::active(), 0, 32);
-  for (int t = 0; t < 32; ++t) CHECK(flat.out[t * flat.out_stride + 3] == float(t) / 2);  // mean of 0 .. t, all sums exact
+  // mean of 0 .. t, all sums exact
+  for (int t = 0; t < 32; ++t) CHECK(flat.out[t * flat.out_stride + 3] == float(t) / 2);
 }
 
 TEST_CASE("attention: huge scores do not overflow") {

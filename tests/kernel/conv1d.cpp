@@ -12,7 +12,8 @@ struct ConvCase {
   Guarded x, weight, bias, state, y;
   ConvCase(int c, int k, int t, bool act)
       : channels(c), taps(k), tokens(t), padded(int(klens::round_up(c, 16))), stride(padded + 16), silu(act),
-        x(std::int64_t(t) * stride), weight(std::int64_t(k) * padded), bias(padded), state(std::int64_t(k - 1) * padded),
+        x(std::int64_t(t) * stride), weight(std::int64_t(k) * padded), bias(padded),
+            state(std::int64_t(k - 1) * padded),
         y(std::int64_t(t) * stride) {
     fixture::Random random(unsigned(c * 131 + k));
     random.fill(x, 2.0);  // the columns behind `channels` are other data, as in a row of in_proj
@@ -25,7 +26,8 @@ struct ConvCase {
     }
   }
   klens::Conv1dArgs args() {
-    return {x.data(), stride, weight.data(), bias.data(), state.data(), y.data(), stride, taps, channels, tokens, silu, 0, padded / 16};
+    return {x.data(), stride, weight.data(), bias.data(), state.data(), y.data(), stride, taps, channels, tokens, silu,
+        0, padded / 16};
   }
   /// Runs tokens [from, to) with the state as it is.
   void run(const klens::KernelTable& table, int from, int to) {
@@ -65,7 +67,8 @@ TEST_CASE("conv1d: inside (taps + 1) 2^-24 of the terms, and silu's 3 ulp") {
           for (int t = 0; t < c.tokens; ++t) {
             const double size = want.magnitude[std::size_t(t)], y = want.y[std::size_t(t)];
             // silu' <= 1.1; its own rounding is 3 ulp of y
-            const double bound = (taps + 1) * fixture::eps * size * (silu ? 1.1 : 1.0) + (silu ? 3 * 0x1p-23 * std::abs(y) : 0.0);
+            const double bound = (taps + 1) * fixture::eps * size * (silu ? 1.1 : 1.0) +
+                (silu ? 3 * 0x1p-23 * std::abs(y) : 0.0);
             judge(c.y[std::int64_t(t) * c.stride + i], y, bound);
             tripwire(c.y[std::int64_t(t) * c.stride + i], other.y[std::size_t(t)], bound);
           }

@@ -1,5 +1,5 @@
-// kernel/embed.hpp against the format oracle: bytes packed by tests/oracle/quantize.hpp, values dequantized there in double.
-// Every format, row counts and widths that do not fill panels, units or groups; equality, not a tolerance.
+// kernel/embed.hpp against the format oracle: bytes packed by tests/oracle/quantize.hpp, values dequantized there in
+// double. Every format, row counts and widths that do not fill panels, units or groups; equality, not a tolerance.
 #include <klens/format/name.hpp>
 
 #include "kernel/fixture.hpp"
@@ -30,7 +30,8 @@ Table make(const oracle::Format& f, int rows, int cols) {
   REQUIRE(precision.has_value());
   const klens::PackedLayout layout = klens::layout_of(*precision, rows, cols);
   REQUIRE(std::int64_t(packed.size()) == layout.line_plane_bytes + layout.scale_plane_bytes);
-  t.matrix = {t.bytes.data(), layout.scale_plane_bytes ? t.bytes.data() + layout.line_plane_bytes : nullptr, rows, cols, *precision};
+  t.matrix = {t.bytes.data(), layout.scale_plane_bytes ? t.bytes.data() + layout.line_plane_bytes : nullptr, rows,
+      cols, *precision};
   return t;
 }
 
@@ -54,7 +55,8 @@ TEST_CASE("embed: every format gives the oracle's dequantized row, bit for bit")
         for (int k = 0; k < stride; ++k) {
           const float got = y[std::int64_t(i) * stride + k];
           if (k < cols)
-            wrong += got != float(t.quantized.value[std::size_t(ids[std::size_t(i)]) * std::size_t(cols) + std::size_t(k)]);
+            wrong += got != float(t.quantized.value[std::size_t(ids[std::size_t(i)]) * std::size_t(cols) +
+                std::size_t(k)]);
           else
             padding += got != (k < klens::round_up(cols, 16) ? 0.0f : Guarded::canary);
         }

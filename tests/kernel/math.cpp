@@ -1,5 +1,5 @@
-// simd/math.hpp: errors in units of the last place over dense sweeps against float64, exact points, and the same bits on
-// the active level (through swiglu, whose silu passes exp, and conv1d) as on ref.
+// simd/math.hpp: errors in units of the last place over dense sweeps against float64, exact points, and the same bits
+// on the active level (through swiglu, whose silu passes exp, and conv1d) as on ref.
 #include <klens/simd/math.hpp>
 
 #include "kernel/fixture.hpp"
@@ -54,7 +54,8 @@ TEST_CASE("math: exp2 and exp within 1.5 ulp") {
   const auto f = [](v16f x) { return klens::exp(x); };
   const auto exact2 = [](double x) { return std::exp2(x); };
   const auto exact = [](double x) { return std::exp(x); };
-  const double worst2 = worst_ulps(f2, exact2, -126.0f, 127.99f, stride), worst = worst_ulps(f, exact, -87.3f, 88.7f, stride);
+  const double worst2 = worst_ulps(f2, exact2, -126.0f, 127.99f, stride),
+      worst = worst_ulps(f, exact, -87.3f, 88.7f, stride);
   MESSAGE("worst ulp: exp2 ", worst2, ", exp ", worst);
   CHECK(worst2 <= 1.2);
   CHECK(worst <= 1.2);
@@ -90,7 +91,8 @@ TEST_CASE("math: exp2 near 0 keeps 1 - exp2(x) exact to the rounding of its resu
   fixture::Judge judge, tripwire;
   for (double e = -12; e < -0.3; e += 0.001) {
     const float x = -float(std::pow(10.0, e)), y = at([](v16f v) { return klens::exp2(v); }, x);
-    const double want = std::exp2(double(x)), bound = 0.51 * 0x1p-24 + 1e-7 * std::abs(double(x));  // results below 1: ulp 2^-24
+    // results below 1: ulp 2^-24
+    const double want = std::exp2(double(x)), bound = 0.51 * 0x1p-24 + 1e-7 * std::abs(double(x));
     judge(double(y), want, bound);
     tripwire(double(y) - 0x1p-24, want, bound);
   }
@@ -109,7 +111,8 @@ TEST_CASE("math: softplus within 2 ulp, sigmoid and silu within 3") {
   CHECK(a <= 2);
   CHECK(b <= 3);
   CHECK(c <= 3);
-  CHECK(worst_ulps(softplus, oracle::softplus, -20.0f, -0.5f, 61) <= 2);  // log(1 + e) in fp32 would lose all of it here
+  // log(1 + e) in fp32 would lose all of it here
+  CHECK(worst_ulps(softplus, oracle::softplus, -20.0f, -0.5f, 61) <= 2);
   CHECK(worst_ulps(softplus, oracle::softplus, -87.0f, 100.0f, stride * 8, 3) > 2);
   CHECK(worst_ulps(silu, oracle::silu, -87.0f, 100.0f, stride * 8, 4) > 3);
 }

@@ -14,7 +14,8 @@ struct NormCase {
   int width, stride;
   Guarded x, weight, y;
   NormCase(int w, unsigned seed)
-      : width(w), stride(int(klens::round_up(w, 32)) + 32), x(std::int64_t(tokens) * stride), weight(klens::round_up(w, 16)),
+      : width(w), stride(int(klens::round_up(w, 32)) + 32), x(std::int64_t(tokens) * stride),
+          weight(klens::round_up(w, 16)),
         y(std::int64_t(tokens) * stride) {
     fixture::Random random(seed);
     random.fill(x, 3.0, 0.5);
@@ -53,7 +54,8 @@ TEST_CASE("rms_norm: within 8 ulp of float64, padding 0, margins intact") {
         judge(got, want[std::size_t(i)], ulp8 * std::abs(want[std::size_t(i)]));
         tripwire(got, other[std::size_t(i)], ulp8 * std::abs(other[std::size_t(i)]));
       }
-      for (int i = width; i < c.stride; ++i) CHECK(c.y[t * c.stride + i] == (i < klens::round_up(width, 16) ? 0.0f : Guarded::canary));
+      for (int i = width; i < c.stride; ++i)
+        CHECK(c.y[t * c.stride + i] == (i < klens::round_up(width, 16) ? 0.0f : Guarded::canary));
     }
     CHECK(judge.wrong == 0);
     if (width > 1) CHECK(tripwire.wrong >= tokens);
@@ -117,12 +119,15 @@ TEST_CASE("mean_norm: half the sum of two norms") {
     CAPTURE(width);
     NormCase a(width, 21), b(width, 22);
     Guarded y(a.y.size()), expected(a.y.size());
-    klens::MeanNormArgs args{a.x.data(), b.x.data(), a.stride, a.weight.data(), b.weight.data(), y.data(), width, 1e-6f, 0, tokens};
+    klens::MeanNormArgs args{a.x.data(), b.x.data(), a.stride, a.weight.data(), b.weight.data(), y.data(), width,
+        1e-6f, 0, tokens};
     fixture::active().mean_norm(args);
     Judge judge, tripwire;
     for (int t = 0; t < tokens; ++t) {
-      const auto ya = oracle::rms_norm(fixture::doubles(a.x.data() + t * a.stride, width), fixture::doubles(a.weight.data(), width), double(1e-6f));
-      const auto yb = oracle::rms_norm(fixture::doubles(b.x.data() + t * b.stride, width), fixture::doubles(b.weight.data(), width), double(1e-6f));
+      const auto ya = oracle::rms_norm(fixture::doubles(a.x.data() + t * a.stride, width),
+          fixture::doubles(a.weight.data(), width), double(1e-6f));
+      const auto yb = oracle::rms_norm(fixture::doubles(b.x.data() + t * b.stride, width),
+          fixture::doubles(b.weight.data(), width), double(1e-6f));
       for (int i = 0; i < width; ++i) {
         const double p = ya[std::size_t(i)], q = yb[std::size_t(i)], bound = ulp8 * (std::abs(p) + std::abs(q)) / 2;
         judge(y[t * a.stride + i], (p + q) / 2, bound);

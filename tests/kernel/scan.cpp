@@ -1,5 +1,5 @@
-// kernel/scan.hpp against a float64 recurrence of the same inputs: short and 65 536 tokens long, constant and varying steps;
-// every chunking, every split of channels and every level give the same bits.
+// kernel/scan.hpp against a float64 recurrence of the same inputs: short and 65 536 tokens long, constant and varying
+// steps; every chunking, every split of channels and every level give the same bits.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 
@@ -15,7 +15,8 @@ struct ScanCase {
   /// dt_raw = `step` (before softplus) plus normal noise of deviation `noise`; A = -(1 .. states) as S4D starts it.
   ScanCase(int c, int n, int t, bool gated, double step, double noise, unsigned seed = 1)
       : channels(c), states(n), tokens(t), padded(int(klens::round_up(c, 16))), stride(padded + 16), gate(gated),
-        x(std::int64_t(t) * stride), dt(std::int64_t(t) * stride), z(std::int64_t(t) * stride), bc(std::int64_t(t) * 2 * n), dt_bias(padded),
+        x(std::int64_t(t) * stride), dt(std::int64_t(t) * stride), z(std::int64_t(t) * stride),
+            bc(std::int64_t(t) * 2 * n), dt_bias(padded),
         a2(std::int64_t(n) * padded), d(padded), state(std::int64_t(n) * padded), y(std::int64_t(t) * stride) {
     fixture::Random random(seed);
     random.fill(x);
@@ -33,9 +34,10 @@ struct ScanCase {
     }
   }
   klens::ScanArgs args() {
-    return {.x = x.data(), .x_stride = stride, .dt = dt.data(), .dt_stride = stride, .dt_bias = dt_bias.data(), .b = bc.data(),
-            .b_stride = 2 * states, .c = bc.data() + states, .c_stride = 2 * states, .z = gate ? z.data() : nullptr, .z_stride = stride,
-            .a2 = a2.data(), .d = d.data(), .state = state.data(), .y = y.data(), .y_stride = stride, .channels = channels,
+    return {.x = x.data(), .x_stride = stride, .dt = dt.data(), .dt_stride = stride, .dt_bias = dt_bias.data(),
+            .b = bc.data(), .b_stride = 2 * states, .c = bc.data() + states, .c_stride = 2 * states,
+            .z = gate ? z.data() : nullptr, .z_stride = stride, .a2 = a2.data(), .d = d.data(), .state = state.data(),
+            .y = y.data(), .y_stride = stride, .channels = channels,
             .n_state = states, .tokens = tokens, .begin = 0, .end = padded / 16};
   }
   void run(const klens::KernelTable& table, int from, int to) {
@@ -60,12 +62,14 @@ Verdict compare(const ScanCase& c, double x_error = 0) {
       cc[std::size_t(t * c.states + n)] = c.bc[std::int64_t(t) * 2 * c.states + c.states + n];
     }
   for (int i = 0; i < c.channels; ++i) {
-    std::vector<double> h(std::size_t(c.states), 0.0), a2(std::size_t(c.states)), want(std::size_t(c.tokens)), terms(std::size_t(c.tokens)), sum_c(std::size_t(c.tokens));
+    std::vector<double> h(std::size_t(c.states), 0.0), a2(std::size_t(c.states)), want(std::size_t(c.tokens)),
+        terms(std::size_t(c.tokens)), sum_c(std::size_t(c.tokens));
     for (int n = 0; n < c.states; ++n) a2[std::size_t(n)] = c.a2[n * c.padded + i];
     double decay = 0, largest = 0;
     for (int t = 0; t < c.tokens; ++t) {
       const std::int64_t at = std::int64_t(t) * c.stride + i;
-      const oracle::ScanToken in{double(c.x[at]) + (t == 0 ? x_error : 0.0), double(c.dt[at]), double(c.z[at]), &b[std::size_t(t * c.states)], &cc[std::size_t(t * c.states)]};
+      const oracle::ScanToken in{double(c.x[at]) + (t == 0 ? x_error : 0.0), double(c.dt[at]), double(c.z[at]),
+          &b[std::size_t(t * c.states)], &cc[std::size_t(t * c.states)]};
       want[std::size_t(t)] = oracle::scan_step(h, in, a2.data(), c.d[i], c.dt_bias[i], c.gate, &decay);
       terms[std::size_t(t)] = std::abs(double(c.d[i]) * in.x);
       for (int n = 0; n < c.states; ++n) {
@@ -84,7 +88,8 @@ Verdict compare(const ScanCase& c, double x_error = 0) {
       const std::int64_t at = std::int64_t(t) * c.stride + i;
       const double gate = c.gate ? std::abs(oracle::silu(c.z[at])) : 1.0;
       // The chain of states + 1 terms, the state's own error through C, silu's 3 ulp and the last product.
-      const double bound = gate * ((c.states + 2) * fixture::eps * terms[std::size_t(t)] + h_bound * sum_c[std::size_t(t)]) + 8 * fixture::eps * std::abs(want[std::size_t(t)]);
+      const double bound = gate * ((c.states + 2) * fixture::eps * terms[std::size_t(t)] +
+          h_bound * sum_c[std::size_t(t)]) + 8 * fixture::eps * std::abs(want[std::size_t(t)]);
       v.y(c.y[at], want[std::size_t(t)], bound);
     }
   }
@@ -152,7 +157,8 @@ TEST_CASE("scan: every chunking, every split of channels and ref give the same b
 
 TEST_CASE("scan: 65 536 tokens do not drift") {
   constexpr int tokens = 65536;
-  // softplus(step) is the time step: 0.05 and 0.005 varying from token to token, then 0.005 constant (systematic rounding).
+  // softplus(step) is the time step: 0.05 and 0.005 varying from token to token, then 0.005 constant (systematic
+  // rounding).
   struct Run { double step, noise; bool constant; double drift; };
   for (const Run& run : {Run{-3.0, 0.7, false, 1e-5}, Run{-5.3, 0.7, false, 1e-5}, Run{-5.3, 0.0, true, 1e-4}}) {
     CAPTURE(run.step);

@@ -1,5 +1,5 @@
-// kernel/vocab_kl.hpp against long double of the same fp32 logits: KL from 1e-13 to 80 nat both ways, never negative, exactly 0
-// for equal rows; the other statistics; splits and levels bit for bit.
+// kernel/vocab_kl.hpp against long double of the same fp32 logits: KL from 1e-13 to 80 nat both ways, never negative,
+// exactly 0 for equal rows; the other statistics; splits and levels bit for bit.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 
@@ -13,7 +13,8 @@ struct Pair {
   Guarded zp, zq;
   std::vector<std::int32_t> targets;
   std::vector<klens::TokenStats> out;
-  Pair(int t, int v) : tokens(t), vocab(v), stride(int(klens::round_up(v, 16))), zp(std::int64_t(t) * stride), zq(std::int64_t(t) * stride), targets(std::size_t(t), -1), out(std::size_t(t)) {}
+  Pair(int t, int v) : tokens(t), vocab(v), stride(int(klens::round_up(v, 16))), zp(std::int64_t(t) * stride),
+      zq(std::int64_t(t) * stride), targets(std::size_t(t), -1), out(std::size_t(t)) {}
   klens::VocabKlArgs args() { return {zp.data(), zq.data(), stride, vocab, targets.data(), out.data(), 0, tokens}; }
 };
 
@@ -24,7 +25,8 @@ Pair make(int tokens, int vocab, double noise, double peak, double offset, unsig
   for (int t = 0; t < tokens; ++t) {
     for (int i = 0; i < vocab; ++i) p.zp[std::int64_t(t) * p.stride + i] = float(-2 + 3 * random.normal());
     p.zp[std::int64_t(t) * p.stride + random.integer(0, vocab - 1)] += float(peak);
-    for (int i = 0; i < vocab; ++i) p.zq[std::int64_t(t) * p.stride + i] = float(double(p.zp[std::int64_t(t) * p.stride + i]) + noise * random.normal() + offset);
+    for (std::int64_t i = std::int64_t(t) * p.stride, end = i + vocab; i < end; ++i)
+      p.zq[i] = float(double(p.zp[i]) + noise * random.normal() + offset);
     p.targets[std::size_t(t)] = random.integer(0, vocab - 1);
   }
   return p;
@@ -35,7 +37,8 @@ struct Verdict {
   double smallest = 1e300, largest = 0, worst_relative = 0;
 };
 
-/// |error| <= 1e-15 + relative * KL; the sums to 1e-6, the NLL to 1e-6 absolute. `corrupt` changes one logit of the oracle.
+/// |error| <= 1e-15 + relative * KL; the sums to 1e-6, the NLL to 1e-6 absolute. `corrupt` changes one logit of the
+/// oracle.
 Verdict judge(Pair& p, double relative, float corrupt = 0) {
   Verdict v;
   for (int t = 0; t < p.tokens; ++t) {
@@ -50,15 +53,18 @@ Verdict judge(Pair& p, double relative, float corrupt = 0) {
     if (!(got.kl_pq >= 0) || !(got.kl_qp >= 0)) ++v.kl.wrong;
     v.smallest = std::min(v.smallest, double(want.kl_pq));
     v.largest = std::max(v.largest, double(want.kl_pq));
-    if (want.kl_pq > 0) v.worst_relative = std::max(v.worst_relative, double(fabsl(got.kl_pq - want.kl_pq) / want.kl_pq));
-    if (want.kl_qp > 0) v.worst_relative = std::max(v.worst_relative, double(fabsl(got.kl_qp - want.kl_qp) / want.kl_qp));
+    if (want.kl_pq > 0) v.worst_relative = std::max(v.worst_relative,
+        double(fabsl(got.kl_pq - want.kl_pq) / want.kl_pq));
+    if (want.kl_qp > 0) v.worst_relative = std::max(v.worst_relative,
+        double(fabsl(got.kl_qp - want.kl_qp) / want.kl_qp));
     v.squares(got.sum_z2, double(want.sum_z2), 1e-6 * double(want.sum_z2));
     v.squares(got.sum_d2, double(want.sum_d2), 1e-6 * double(want.sum_d2));
     v.squares(got.sum_zc2, double(want.sum_zc2), 1e-6 * double(want.sum_zc2));
     v.squares(got.sum_dc2, double(want.sum_dc2), 1e-6 * double(want.sum_dc2));
     if (got.top_p != want.top_p || got.top_q != want.top_q) ++v.squares.wrong;
     const int target = p.targets[std::size_t(t)];
-    const double nll_p = target < 0 ? 0 : double(want.lse_p - zp[target]), nll_q = target < 0 ? 0 : double(want.lse_q - zq[target]);
+    const double nll_p = target < 0 ? 0 : double(want.lse_p - zp[target]),
+        nll_q = target < 0 ? 0 : double(want.lse_q - zq[target]);
     v.nll(got.nll_p, nll_p, 1e-6);
     v.nll(got.nll_q, nll_q, 1e-6);
   }

@@ -56,13 +56,13 @@ TEST_CASE("logits and hidden states agree with float64, and a corrupted value do
     r.hidden[3][192 * 5 + 1] += 2e-3f * 3.4f;
     CHECK_FALSE(agrees(r, golden, what));
   }
-  SUBCASE("one weight of one projection off by a thousandth") {
+  SUBCASE("one weight of one projection off by a tenth") {
     const int c = model.find("model.layers.3.mamba.x_proj.0");
     REQUIRE(c >= 0);
     klens::PackedBuffer f32 = need(model.quantize(c, format("f32")));
     float w;
     std::memcpy(&w, f32.panel_lines(1) + 20, 4);
-    w += 0.01f;
+    w += 0.1f;
     std::memcpy(f32.panel_lines(1) + 20, &w, 4);
     model.bind(c, f32.matrix());
     CHECK_FALSE(agrees(run(session, model.shape(), ids), golden, what));

@@ -45,9 +45,11 @@ inline std::vector<double> rope(const std::vector<double>& x, int position, doub
   return y;
 }
 
-inline bool visible(int i, int j, int window, int meta) { return j <= i && (window == 0 || i - j <= window || j < meta); }
+inline bool visible(int i, int j, int window, int meta) {
+  return j <= i && (window == 0 || i - j <= window || j < meta);
+}
 
-/// One query against all keys of its head: q [qk], k [positions, qk], v [positions, vd]; the query stands at position i.
+/// One query against all keys of its head: q [qk], k [positions, qk], v [positions, vd]; the query is at position i.
 inline std::vector<double> attention(const std::vector<double>& q, const Matrix& k, const Matrix& v, int i, int window,
                                      int meta, double scale) {
   std::vector<double> score(std::size_t(i) + 1, 0.0), out(std::size_t(v.cols), 0.0);
@@ -68,7 +70,8 @@ inline std::vector<double> attention(const std::vector<double>& q, const Matrix&
   return out;
 }
 
-/// y[t] = act(bias + sum_k w[k] x[t - taps + 1 + k]) of one channel, zero history; `magnitude` = bias and terms in absolute value.
+/// y[t] = act(bias + sum_k w[k] x[t - taps + 1 + k]) of one channel, zero history; `magnitude` = bias and terms in
+/// absolute value.
 struct ConvChannel { std::vector<double> y, magnitude; };
 inline ConvChannel conv1d(const std::vector<double>& x, const std::vector<double>& w, double bias, bool act) {
   ConvChannel r{std::vector<double>(x.size()), std::vector<double>(x.size())};
@@ -88,8 +91,8 @@ inline ConvChannel conv1d(const std::vector<double>& x, const std::vector<double
 
 /// One channel of the selective scan, one token: h is updated, y returned. a2 = -exp(A_log) log2(e).
 struct ScanToken { double x, dt_raw, z; const double* b; const double* c; };
-inline double scan_step(std::vector<double>& h, const ScanToken& in, const double* a2, double d, double dt_bias, bool gate,
-                        double* largest_decay = nullptr) {
+inline double scan_step(std::vector<double>& h, const ScanToken& in, const double* a2, double d, double dt_bias,
+                        bool gate, double* largest_decay = nullptr) {
   const double dt = softplus(in.dt_raw + dt_bias);
   double y = d * in.x;
   for (std::size_t n = 0; n < h.size(); ++n) {
@@ -114,8 +117,8 @@ inline long double log_sum_exp(const float* z, int n) {
   return top + logl(total);
 }
 
-/// KL as sum p * g(delta), delta = log p - log q: sum p delta = sum p (delta + exp(-delta) - 1) because sum p = sum q = 1;
-/// each term is >= 0, so nothing cancels and KL of 1e-12 keeps ten digits.
+/// KL as sum p * g(delta), delta = log p - log q: sum p delta = sum p (delta + exp(-delta) - 1) because sum p = sum q
+/// = 1; each term is >= 0, so nothing cancels and KL of 1e-12 keeps ten digits.
 inline long double kl(const float* zp, long double lse_p, const float* zq, long double lse_q, int n) {
   long double total = 0;
   for (int i = 0; i < n; ++i) {

@@ -6,6 +6,9 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+#include <utility>
+
 using namespace klens;
 namespace f = klens::formats;
 
@@ -69,7 +72,8 @@ TEST_CASE("formats: every constant is what its name parses to") {
       {"w8g32", f::w8g32}, {"w6g64", f::w6g64}, {"w5g128", f::w5g128}, {"w4g32", f::w4g32}, {"w3g32", f::w3g32},
       {"w2g32", f::w2g32}, {"w4g32a8", f::w4g32a8}, {"w3g128a16", f::w3g128a16},
       {"nf4g32", f::nf4g32}, {"nf4g64", f::nf4g64}, {"nf4g128a8", f::nf4g128a8}};
-  for (const auto& [name, value] : constants) {
+  for (const auto& [spelled, value] : constants) {
+    const std::string name = spelled;
     CAPTURE(name);
     REQUIRE(parse_format(name));
     CHECK(*parse_format(name) == value);

@@ -23,9 +23,14 @@ for folder in "$@"; do
     name=klens/${header#"$include"/}
     name=$(printf '%s' "$name" | sed 's|/\./|/|')
     count=$((count + 1))
+    case $name in  # the two headers that are included on their levels only
+      klens/simd/*_avx512.hpp) level="-march=x86-64-v4" ;;
+      klens/simd/*_avx2.hpp) level="-march=x86-64-v3" ;;
+      *) level="" ;;
+    esac
     printf '#include <%s>\n' "$name" >"$work/unit.cpp"
     # shellcheck disable=SC2086
-    if ! $launcher "$compiler" -std=c++20 -O0 -ffp-contract=off -Wall -Wextra -Werror $flags -I"$root/include" -c "$work/unit.cpp" \
+    if ! $launcher "$compiler" -std=c++20 -O0 -ffp-contract=off -Wall -Wextra -Werror $flags $level -I"$root/include" -c "$work/unit.cpp" \
          -o "$work/unit.o" >"$work/log" 2>&1; then
       echo "$name: $(grep -m1 -E 'error' "$work/log")" >>"$work/faults"
     fi

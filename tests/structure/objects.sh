@@ -1,7 +1,8 @@
 #!/bin/sh
 # What the compiler made of one ISA level: no symbol that another level's object could be mixed up with, no instruction that
 # the level's CPU lacks.
-# usage: objects.sh LEVEL OBJECT...      LEVEL "baseline": objects of code that runs before a level is chosen
+# usage: objects.sh LEVEL [--no-dots] OBJECT...      LEVEL "baseline": objects of code that runs before a level is chosen;
+#                                                    --no-dots: objects that need not hold integer dot products
 #
 #   weak or unique symbols stand in klens::N_<level> (the linker keeps one copy of a weak symbol: if it is the AVX-512 one,
 #   older CPUs die of it in code that is not even SIMD); strong definitions are tables, functions of the level's namespace, or
@@ -10,6 +11,11 @@ set -u
 . "$(dirname "$0")/support.sh"
 level=$1
 shift
+want_dots=1
+if [ "${1:-}" = --no-dots ]; then
+  want_dots=0
+  shift
+fi
 command -v nm >/dev/null 2>&1 && command -v objdump >/dev/null 2>&1 || { echo "nm and objdump (binutils) are missing"; exit 1; }
 [ $# -gt 0 ] || { echo "no objects given"; exit 1; }
 
@@ -45,7 +51,7 @@ tell "strong symbols that do not name level $level" "$work/strong"
 tell "instructions that level $level must not use" "$work/code"
 case $level in
   *_vnni)
-    if [ "$dots" -eq 0 ]; then
+    if [ "$dots" -eq 0 ] && [ "$want_dots" -eq 1 ]; then
       echo "no vpdpbusd in any object" >"$work/none"
       tell "level $level without its dot products" "$work/none"
     fi ;;

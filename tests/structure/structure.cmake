@@ -30,11 +30,11 @@ endif()
 # The objects of every level, and of code that runs before a level is chosen.
 foreach(level IN LISTS KLENS_COMPILED_LEVELS)
   klens_add_structure_test(objects.${level} "${klens_structure}/objects.sh" ${level} "$<TARGET_OBJECTS:klens_levels_${level}>")
-endforeach()
-foreach(level IN LISTS KLENS_COMPILED_LEVELS)
-  if(TARGET klens_test_mixed_${level})
-    klens_add_structure_test(objects.model.${level} "${klens_structure}/objects.sh" ${level} "$<TARGET_OBJECTS:klens_test_mixed_${level}>")
+  if(TARGET klens_test_mixed_${level})  # what klens_add_model() compiles is held to the same rules
+    klens_add_structure_test(objects.model.${level} "${klens_structure}/objects.sh" ${level} --no-dots
+                             "$<TARGET_OBJECTS:klens_test_mixed_${level}>")
   endif()
 endforeach()
+klens_add_structure_test(objects.tripwire "${klens_structure}/objects_tripwire.sh" "${CMAKE_CXX_COMPILER}")
 klens_add_structure_test(objects.baseline "${klens_structure}/objects.sh" baseline "$<TARGET_OBJECTS:klens_test_main>"
                          "$<TARGET_OBJECTS:klens_levels>")

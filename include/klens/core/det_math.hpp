@@ -1,5 +1,5 @@
-// Deterministic elementary functions in double: only + - * /, comparisons and bit casts, so that tables computed at load
-// (rotary angles, -exp(A_log), log-sum-exp) have the same bits with every libm, compiler and ISA level.
+// Deterministic elementary functions in double: only + - * /, comparisons and bit casts, so that tables computed at
+// load (rotary angles, -exp(A_log), log-sum-exp) have the same bits with every libm, compiler and ISA level.
 //
 //   exp    x = k ln2 + r, |r| <= ln2/2, Taylor to r^13, 2^k by bits         |relative error| < 3e-16 on [-700, 700]
 //   log    x = m 2^e, m in [1/sqrt 2, sqrt 2), 2 atanh((m-1)/(m+1)) as a double pair   < 2e-16 for every normal x
@@ -59,7 +59,8 @@ KLENS_INLINE constexpr double exp(double x) {
   p = p * r + 0.5;
   const double y = 1.0 + (r + r * r * p);  // in [0.7, 1.42]: two factors, as 2^1024 is no double
   const std::int64_t n = std::int64_t(k), half = n / 2;
-  return y * std::bit_cast<double>(std::uint64_t(half + 1023) << 52) * std::bit_cast<double>(std::uint64_t(n - half + 1023) << 52);
+  const double low = std::bit_cast<double>(std::uint64_t(half + 1023) << 52);
+  return y * low * std::bit_cast<double>(std::uint64_t(n - half + 1023) << 52);
 }
 
 /// log x as a pair of relative error about 1e-18, for finite x > 0.

@@ -1,5 +1,6 @@
-// Files are written beside their place and renamed, so that a reader sees the old file or the whole new one, and a failure
-// leaves nothing behind. What is not a regular file (/dev/stdout, a pipe) is written directly: renaming would replace it.
+// Files are written beside their place and renamed, so that a reader sees the old file or the whole new one, and a
+// failure leaves nothing behind. What is not a regular file (/dev/stdout, a pipe) is written directly: renaming would
+// replace it.
 #pragma once
 
 #include <klens/io/mapped_file.hpp>
@@ -17,8 +18,12 @@ namespace klens {
 class AtomicFile {
  public:
   AtomicFile(AtomicFile&& other) noexcept
-      : path_(std::move(other.path_)), target_(std::move(other.target_)), partial_(std::move(other.partial_)),
-        buffer_(std::move(other.buffer_)), fd_(std::exchange(other.fd_, -1)), written_(other.written_) {
+      : path_(std::move(other.path_)),
+        target_(std::move(other.target_)),
+        partial_(std::move(other.partial_)),
+        buffer_(std::move(other.buffer_)),
+        fd_(std::exchange(other.fd_, -1)),
+        written_(other.written_) {
     other.partial_.clear();
   }
   AtomicFile& operator=(AtomicFile&&) = delete;

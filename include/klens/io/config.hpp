@@ -1,5 +1,5 @@
-// config.json: what is common to all families, and typed access for each family's header. Sizes are capped here, generously,
-// so that a hostile file cannot ask for absurd memory; each is checked again against the shapes of the tensors.
+// config.json: what is common to all families, and typed access for each family's header. Sizes are capped here,
+// generously, so that a hostile file cannot ask for absurd memory; tensor shapes are checked against each.
 #pragma once
 
 #include <klens/io/json.hpp>
@@ -14,23 +14,30 @@ namespace klens {
 inline constexpr std::array<std::string_view, 1> known_model_types = {"hymba"};
 
 /// Caps, each about ten times the largest published model.
-inline constexpr std::int64_t max_layers = 1024, max_width = 1 << 18, max_heads = 4096, max_vocab = 1 << 22, max_positions = 1 << 28;
+inline constexpr std::int64_t max_layers = 1024, max_width = 1 << 18, max_heads = 4096, max_vocab = 1 << 22,
+                              max_positions = 1 << 28;
 
-/// A parsed config.json. Family headers read their own fields with the functions below: the file's name is in every error.
+/// A parsed config.json. Family headers read their own fields with the functions below: the file's name is in every
+/// error.
 struct ModelConfig {
-  std::string path;          // of config.json, or the place it is embedded in
-  std::string text;          // the JSON text, for packed files
+  std::string path;  // of config.json, or the place it is embedded in
+  std::string text;  // the JSON text, for packed files
   Json json;
   std::string model_type;
   std::int64_t hidden_size = 0, layers = 0, vocab_size = 0;
   bool tied_head = false;
 
   /// Integers are required in [min, max]; `_or` takes a default where the key is absent or null.
-  Result<std::int64_t> integer(std::string_view key, std::int64_t min, std::int64_t max) const { return json_int(json, key, path, min, max); }
-  Result<std::int64_t> integer_or(std::string_view key, std::int64_t fallback, std::int64_t min, std::int64_t max) const {
+  Result<std::int64_t> integer(std::string_view key, std::int64_t min, std::int64_t max) const {
+    return json_int(json, key, path, min, max);
+  }
+  Result<std::int64_t> integer_or(std::string_view key, std::int64_t fallback, std::int64_t min,
+                                  std::int64_t max) const {
     return json_int_or(json, key, path, fallback, min, max);
   }
-  Result<double> number(std::string_view key, double min, double max) const { return json_number(json, key, path, min, max); }
+  Result<double> number(std::string_view key, double min, double max) const {
+    return json_number(json, key, path, min, max);
+  }
   Result<double> number_or(std::string_view key, double fallback, double min, double max) const {
     return json_number_or(json, key, path, fallback, min, max);
   }
@@ -44,13 +51,16 @@ struct ModelConfig {
     return json_ints(json, key, path, min, max, max_layers);
   }
   /// An array of arrays of integers; none where the key is absent or null.
-  Result<std::vector<std::vector<std::int64_t>>> integer_lists_or_none(std::string_view key, std::int64_t min, std::int64_t max) const {
+  Result<std::vector<std::vector<std::int64_t>>> integer_lists_or_none(std::string_view key, std::int64_t min,
+                                                                       std::int64_t max) const {
     std::vector<std::vector<std::int64_t>> lists;
     if (json_absent(json, key)) return lists;
     KLENS_TRY(const Json* const outer, json_array(json, key, path));
-    if (std::int64_t(outer->size()) > max_layers) return detail::key_error(outer, key, path, "at most " + std::to_string(max_layers) + " lists");
+    if (std::int64_t(outer->size()) > max_layers)
+      return detail::key_error(outer, key, path, "at most " + std::to_string(max_layers) + " lists");
     for (const Json& inner : *outer) {
-      KLENS_TRY(std::vector<std::int64_t> list, json_ints(Json{{std::string(key), inner}}, key, path, min, max, max_layers));
+      KLENS_TRY(std::vector<std::int64_t> list,
+                json_ints(Json{{std::string(key), inner}}, key, path, min, max, max_layers));
       lists.push_back(std::move(list));
     }
     return lists;
@@ -65,8 +75,8 @@ struct ModelConfig {
 
 namespace detail {
 
-/// Python writes Infinity and NaN, which are no JSON: outside strings they become the strings "Infinity" and "NaN", so that a
-/// family that needs such a field can read it and all others parse.
+/// Python writes Infinity and NaN, which are no JSON: outside strings they become the strings "Infinity" and "NaN", so
+/// that a family that needs such a field can read it and all others parse.
 inline std::string quote_non_finite(std::string_view text) {
   std::string out;
   out.reserve(text.size());
@@ -100,7 +110,9 @@ inline std::string quote_non_finite(std::string_view text) {
 /// Parses the text of a config.json; `where` begins every error.
 inline Result<ModelConfig> parse_config(std::string_view text, const std::string& where) {
   constexpr std::size_t limit = 4 << 20;  // bytes; published ones have at most 50 KB
-  if (text.size() > limit) return Error{ErrorCode::overflow, where, "at most " + std::to_string(limit) + " bytes", std::to_string(text.size())};
+  if (text.size() > limit)
+    return Error{ErrorCode::overflow, where, "at most " + std::to_string(limit) + " bytes",
+                 std::to_string(text.size())};
   ModelConfig c;
   c.path = where;
   c.text = std::string(text);

@@ -14,7 +14,8 @@ enum class DType : std::uint8_t { f64, f32, f16, bf16, i64, i32, i16, i8, u8, bo
 inline constexpr int dtype_count = 11;
 
 constexpr std::string_view name_of(DType t) {
-  constexpr std::string_view names[dtype_count] = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "?"};
+  constexpr std::string_view names[dtype_count] = {"F64", "F32", "F16", "BF16", "I64", "I32",
+                                                   "I16", "I8",  "U8",  "BOOL", "?"};
   return names[int(t)];
 }
 

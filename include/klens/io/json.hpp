@@ -1,5 +1,5 @@
-// JSON with limits, and typed access that says what is wrong: file, key, expected, found. Duplicate keys are refused, since
-// two readers may pick different ones. Nothing here throws: what nlohmann/json throws is caught.
+// JSON with limits, and typed access that says what is wrong: file, key, expected, found. Duplicate keys are refused,
+// since two readers may pick different ones. Nothing here throws: what nlohmann/json throws is caught.
 #pragma once
 
 #include <klens/io/mapped_file.hpp>
@@ -58,7 +58,8 @@ class JsonBuilder {
   bool parse_error(std::size_t position, const std::string& token, const nlohmann::detail::exception& e) {
     place_ = "byte " + std::to_string(position);
     if (e.id == 406) return fail("a number that fits", token.substr(0, 40));
-    std::string text = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while ..."
+    std::string text =
+        e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while ..."
     if (const std::size_t at = text.find(": "); at != std::string::npos) text.erase(0, at + 2);
     return fail("JSON", text.substr(0, 200));
   }
@@ -80,7 +81,8 @@ class JsonBuilder {
     return *slot_ = Json(std::forward<T>(value)), slot_;
   }
   bool open(Json container) {
-    if (open_.size() >= limits_.depth) return fail("at most " + std::to_string(limits_.depth) + " nested JSON levels", "more");
+    if (open_.size() >= limits_.depth)
+      return fail("at most " + std::to_string(limits_.depth) + " nested JSON levels", "more");
     Json* place = put(std::move(container));
     if (place != nullptr) open_.push_back(place);
     return place != nullptr;
@@ -141,7 +143,8 @@ inline Error key_error(const Json* value, std::string_view key, const std::strin
 /// Parses a text; `where` begins every error ("dir/config.json").
 inline Result<Json> parse_json(std::string_view text, const std::string& where, const JsonLimits& limits = {}) {
   if (text.size() > limits.bytes)
-    return Error{ErrorCode::overflow, where, "at most " + std::to_string(limits.bytes) + " bytes of JSON", std::to_string(text.size())};
+    return Error{ErrorCode::overflow, where, "at most " + std::to_string(limits.bytes) + " bytes of JSON",
+                 std::to_string(text.size())};
   detail::JsonBuilder builder(limits);
   try {
     if (!Json::sax_parse(text.data(), text.data() + text.size(), &builder)) return builder.error(where);
@@ -157,7 +160,9 @@ inline Result<Json> read_json(const std::string& path, const JsonLimits& limits 
 }
 
 /// JSON text of a document built by klens: two spaces per level (-1: one line). Bytes that are not UTF-8 become U+FFFD.
-inline std::string to_text(const Json& j, int indent = 2) { return j.dump(indent, ' ', false, Json::error_handler_t::replace); }
+inline std::string to_text(const Json& j, int indent = 2) {
+  return j.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
 
 /// Typed access. `where` names the file (and the place in it); every function checks type and range.
 inline Result<std::int64_t> json_int(const Json& object, std::string_view key, const std::string& where,
@@ -165,13 +170,14 @@ inline Result<std::int64_t> json_int(const Json& object, std::string_view key, c
                                      std::int64_t max = std::numeric_limits<std::int64_t>::max()) {
   const Json* v = detail::find_key(object, key);
   constexpr std::int64_t largest = std::numeric_limits<std::int64_t>::max();
-  if (v != nullptr && v->is_number_integer() && !(v->is_number_unsigned() && v->get<std::uint64_t>() > std::uint64_t(largest))) {
+  if (v != nullptr && v->is_number_integer() &&
+      !(v->is_number_unsigned() && v->get<std::uint64_t>() > std::uint64_t(largest))) {
     const std::int64_t n = v->get<std::int64_t>();
     if (n >= min && n <= max) return n;
   }
   const bool any = min == std::numeric_limits<std::int64_t>::min() && max == largest;
   return detail::key_error(v, key, where,
-                           any ? "an integer"
+                           any              ? "an integer"
                            : max == largest ? "an integer >= " + std::to_string(min)
                                             : "an integer in " + std::to_string(min) + ".." + std::to_string(max));
 }
@@ -186,7 +192,8 @@ inline Result<double> json_number(const Json& object, std::string_view key, cons
     if (x >= min && x <= max) return x;
   }
   const bool any = min == -std::numeric_limits<double>::max() && max == std::numeric_limits<double>::max();
-  return detail::key_error(v, key, where, any ? "a number" : "a number in " + Json(min).dump() + ".." + Json(max).dump());
+  return detail::key_error(v, key, where,
+                           any ? "a number" : "a number in " + Json(min).dump() + ".." + Json(max).dump());
 }
 
 inline Result<bool> json_bool(const Json& object, std::string_view key, const std::string& where) {
@@ -217,12 +224,15 @@ inline Result<const Json*> json_object(const Json& object, std::string_view key,
 inline Result<std::vector<std::int64_t>> json_ints(const Json& object, std::string_view key, const std::string& where,
                                                    std::int64_t min, std::int64_t max, std::size_t limit = 1 << 20) {
   KLENS_TRY(const Json* const array, json_array(object, key, where));
-  if (array->size() > limit) return detail::key_error(array, key, where, "at most " + std::to_string(limit) + " integers");
+  if (array->size() > limit)
+    return detail::key_error(array, key, where, "at most " + std::to_string(limit) + " integers");
   std::vector<std::int64_t> values;
   values.reserve(array->size());
   for (std::size_t i = 0; i < array->size(); ++i) {
     // A wrapper object gives each element the messages of json_int.
-    KLENS_TRY(const std::int64_t n, json_int(Json{{"value", (*array)[i]}}, "value", where + ": '" + std::string(key) + "'[" + std::to_string(i) + "]", min, max));
+    KLENS_TRY(const std::int64_t n,
+              json_int(Json{{"value", (*array)[i]}}, "value",
+                       where + ": '" + std::string(key) + "'[" + std::to_string(i) + "]", min, max));
     values.push_back(n);
   }
   return values;
@@ -233,19 +243,20 @@ inline bool json_absent(const Json& object, std::string_view key) {
   const Json* v = detail::find_key(object, key);
   return v == nullptr || v->is_null();
 }
-inline Result<std::int64_t> json_int_or(const Json& object, std::string_view key, const std::string& where, std::int64_t fallback,
-                                        std::int64_t min, std::int64_t max) {
+inline Result<std::int64_t> json_int_or(const Json& object, std::string_view key, const std::string& where,
+                                        std::int64_t fallback, std::int64_t min, std::int64_t max) {
   return json_absent(object, key) ? Result<std::int64_t>(fallback) : json_int(object, key, where, min, max);
 }
-inline Result<double> json_number_or(const Json& object, std::string_view key, const std::string& where, double fallback,
-                                     double min = -std::numeric_limits<double>::max(),
+inline Result<double> json_number_or(const Json& object, std::string_view key, const std::string& where,
+                                     double fallback, double min = -std::numeric_limits<double>::max(),
                                      double max = std::numeric_limits<double>::max()) {
   return json_absent(object, key) ? Result<double>(fallback) : json_number(object, key, where, min, max);
 }
 inline Result<bool> json_bool_or(const Json& object, std::string_view key, const std::string& where, bool fallback) {
   return json_absent(object, key) ? Result<bool>(fallback) : json_bool(object, key, where);
 }
-inline Result<std::string> json_string_or(const Json& object, std::string_view key, const std::string& where, std::string fallback) {
+inline Result<std::string> json_string_or(const Json& object, std::string_view key, const std::string& where,
+                                          std::string fallback) {
   return json_absent(object, key) ? Result<std::string>(std::move(fallback)) : json_string(object, key, where);
 }
 

@@ -1,5 +1,5 @@
-// A file mapped read-only into memory. Pages are read when touched, so that opening a large checkpoint costs nothing and
-// two programs that read it share its memory. The file must not be truncated by others while it is mapped.
+// A file mapped read-only into memory. Pages are read when touched, so that opening a large checkpoint costs nothing
+// and two programs that read it share its memory. The file must not be truncated by others while it is mapped.
 #pragma once
 
 #include <klens/core/result.hpp>
@@ -31,7 +31,9 @@ class MappedFile {
  public:
   MappedFile() = default;
   MappedFile(MappedFile&& other) noexcept
-      : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+      : path_(std::move(other.path_)),
+        data_(std::exchange(other.data_, nullptr)),
+        size_(std::exchange(other.size_, 0)) {}
   MappedFile& operator=(MappedFile&& other) noexcept {
     std::swap(path_, other.path_);
     std::swap(data_, other.data_);
@@ -44,8 +46,10 @@ class MappedFile {
 
   /// Maps a regular file; an empty one has no bytes and no mapping.
   static Result<MappedFile> open(const std::string& path) {
-    if (path.find('\0') != std::string::npos) return Error{ErrorCode::io, path, "a file name", "a name with a NUL byte"};
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // O_NONBLOCK: never wait for a pipe's writer
+    if (path.find('\0') != std::string::npos)
+      return Error{ErrorCode::io, path, "a file name", "a name with a NUL byte"};
+    const int fd =
+        ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // O_NONBLOCK: never wait for a pipe's writer
     if (fd < 0) return detail::io_error(path, "cannot open", errno);
     MappedFile file;
     file.path_ = path;

@@ -11,7 +11,7 @@
 //   payload      line planes | small tensors, each padded to 64 bytes | row-scale planes | group-scale planes
 //
 // The order of the payload keeps line planes, tensors and row scales at multiples of 64 bytes and group scales at
-// multiples of 32 without any gap, so payload = sum of packed_bytes(matrix) + sum of round_up(tensor bytes, 64), exactly.
+// multiples of 32 without any gap, so payload = sum of packed_bytes(matrix) + sum of round_up(tensor bytes, 64).
 #pragma once
 
 #include <klens/format/dline.hpp>
@@ -28,12 +28,13 @@ namespace klens {
 
 /// What a packed file says beside its numbers. All texts may be empty.
 struct PackedInfo {
-  std::string config_json;                    // of the checkpoint: parse_config rebuilds the model from it
-  std::string tokenizer_json;                 // Tokenizer::parse
-  std::string plan_json;                      // the plan it was packed for; empty for a uniform format
-  std::string provenance;                     // who made it of what, for people
-  std::uint64_t shape_hash = 0;               // of the model's Shape; a specialised program compares it
-  std::map<std::string, std::string> sites;   // format names of sites without a matrix: "model.layers.0.mamba.scan" -> "f32s8"
+  std::string config_json;       // of the checkpoint: parse_config rebuilds the model from it
+  std::string tokenizer_json;    // Tokenizer::parse
+  std::string plan_json;         // the plan it was packed for; empty for a uniform format
+  std::string provenance;        // who made it of what, for people
+  std::uint64_t shape_hash = 0;  // of the model's Shape; a specialised program compares it
+  std::map<std::string, std::string>
+      sites;  // format names of sites without a matrix: "model.layers.0.mamba.scan" -> "f32s8"
 };
 
 /// One entry to write: a matrix (lines set), or a small tensor in the checkpoint's type.
@@ -57,7 +58,8 @@ inline std::int64_t packed_payload_bytes(std::span<const PackedItem> items) {
   return total;
 }
 
-/// Writes the file (beside, then renamed). Errors: a matrix without a packed layout, a tensor whose bytes do not fit its shape.
+/// Writes the file (beside, then renamed). Errors: a matrix without a packed layout, a tensor whose bytes do not fit
+/// its shape.
 inline Result<void> write_packed(const std::string& path, const PackedInfo& info, std::span<const PackedItem> items);
 
 /// True if the file begins like a packed one.
@@ -66,12 +68,12 @@ inline bool is_packed_file(const std::string& path);
 /// A mapped packed file. Views stay valid while it (or what it was moved to) lives.
 class PackedFile {
  public:
-  /// Verifies header and layout; the payload's checksum too, unless told not to (10 GB/s).
+  /// Verifies header and layout; the payload's checksum too, unless told not to (3 GB/s).
   static Result<PackedFile> open(const std::string& path, bool verify_payload = true);
 
-  const PackedMatrix* matrix(std::string_view name) const;   // nullptr: no matrix of that name
-  const TensorView* tensor(std::string_view name) const;     // nullptr: no small tensor of that name
-  const std::vector<std::string>& names() const { return names_; }   // all entries, in the order written
+  const PackedMatrix* matrix(std::string_view name) const;          // nullptr: no matrix of that name
+  const TensorView* tensor(std::string_view name) const;            // nullptr: no small tensor of that name
+  const std::vector<std::string>& names() const { return names_; }  // all entries, in the order written
   const PackedInfo& info() const { return info_; }
   std::int64_t payload_bytes() const { return payload_bytes_; }
   std::uint64_t payload_checksum() const { return payload_checksum_; }

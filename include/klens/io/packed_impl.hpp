@@ -15,7 +15,8 @@ namespace detail {
 
 inline constexpr std::string_view packed_magic{"klens\x1a\r\n", 8};
 inline constexpr std::int64_t packed_page = 4096;
-inline constexpr std::int64_t packed_max_extent = std::int64_t(1) << 26;  // rows, cols: f32 planes stay below 2^55 bytes
+inline constexpr std::int64_t packed_max_extent = std::int64_t(1)
+                                                  << 26;  // rows, cols: f32 planes stay below 2^55 bytes
 
 struct PackedPreamble {
   char magic[8];
@@ -25,18 +26,24 @@ struct PackedPreamble {
 };
 static_assert(sizeof(PackedPreamble) == 64, "klens: the preamble of a packed file is 64 bytes on disk");
 
-inline std::uint64_t preamble_sum(const PackedPreamble& p) { return checksum(std::as_bytes(std::span(&p, 1)).first(56)); }
+inline std::uint64_t preamble_sum(const PackedPreamble& p) {
+  return checksum(std::as_bytes(std::span(&p, 1)).first(56));
+}
 
 /// Where each plane of an entry lies in the payload.
 struct PackedPlace {
-  std::int64_t lines = 0, lines_bytes = 0;     // or the tensor's data
+  std::int64_t lines = 0, lines_bytes = 0;  // or the tensor's data
   std::int64_t scales = 0, scales_bytes = 0;
 };
 
 inline bool has_group_scales(const Precision& p) { return p.scheme.scale == Granularity::group; }
 
 /// Lays entries out in the order of the file's plan; returns the size of the payload.
-struct PackedExtent { bool is_matrix; Precision precision; std::int64_t rows, cols, bytes; };
+struct PackedExtent {
+  bool is_matrix;
+  Precision precision;
+  std::int64_t rows, cols, bytes;
+};
 
 inline std::int64_t lay_out(std::span<const PackedExtent> entries, std::vector<PackedPlace>& places) {
   std::int64_t at = 0;
@@ -70,7 +77,8 @@ Result<void> for_each_plane(std::span<const PackedItem> items, std::span<const P
   static constexpr std::byte zeros[64] = {};
   for (std::size_t i = 0; i < items.size(); ++i)
     if (items[i].matrix.lines)
-      KLENS_OK(sink(std::span(reinterpret_cast<const std::byte*>(items[i].matrix.lines), std::size_t(places[i].lines_bytes))));
+      KLENS_OK(sink(
+          std::span(reinterpret_cast<const std::byte*>(items[i].matrix.lines), std::size_t(places[i].lines_bytes))));
   for (const PackedItem& item : items)
     if (!item.matrix.lines) {
       const std::int64_t bytes = std::int64_t(item.data.size());
@@ -80,7 +88,8 @@ Result<void> for_each_plane(std::span<const PackedItem> items, std::span<const P
   for (const bool grouped : {false, true})
     for (std::size_t i = 0; i < items.size(); ++i)
       if (items[i].matrix.lines && has_group_scales(items[i].matrix.precision) == grouped)
-        KLENS_OK(sink(std::span(static_cast<const std::byte*>(items[i].matrix.scales), std::size_t(places[i].scales_bytes))));
+        KLENS_OK(sink(
+            std::span(static_cast<const std::byte*>(items[i].matrix.scales), std::size_t(places[i].scales_bytes))));
   return {};
 }
 
@@ -88,7 +97,8 @@ inline Result<PackedExtent> extent_to_write(const std::string& path, const Packe
   const std::string where = path + ": entry '" + item.name + "'";
   if (item.matrix.lines) {
     const PackedMatrix& m = item.matrix;
-    if (!storable(m.precision.weight_bits, m.precision.scheme)) return Error{ErrorCode::unsupported, where, "a format with a packed layout", "none"};
+    if (!storable(m.precision.weight_bits, m.precision.scheme))
+      return Error{ErrorCode::unsupported, where, "a format with a packed layout", "none"};
     if (m.rows < 1 || m.cols < 1 || m.rows > packed_max_extent || m.cols > packed_max_extent)
       return Error{ErrorCode::shape, where, "1.." + std::to_string(packed_max_extent) + " rows and columns",
                    std::to_string(m.rows) + " x " + std::to_string(m.cols)};
@@ -111,11 +121,13 @@ inline Result<void> write_packed(const std::string& path, const PackedInfo& info
   std::set<std::string_view> seen;
   for (const PackedItem& item : items) {
     KLENS_TRY(const PackedExtent extent, extent_to_write(path, item));
-    if (!seen.insert(item.name).second) return Error{ErrorCode::usage, path + ": entry '" + item.name + "'", "every name once", "it twice"};
+    if (!seen.insert(item.name).second)
+      return Error{ErrorCode::usage, path + ": entry '" + item.name + "'", "every name once", "it twice"};
     extents.push_back(extent);
   }
   for (const auto& [site, format] : info.sites)
-    if (!parse_format(format)) return Error{ErrorCode::usage, path + ": site '" + site + "'", "a format name", "'" + format + "'"};
+    if (!parse_format(format))
+      return Error{ErrorCode::usage, path + ": site '" + site + "'", "a format name", "'" + format + "'"};
   std::vector<PackedPlace> places;
   const std::int64_t payload_bytes = lay_out(extents, places);
 
@@ -130,10 +142,15 @@ inline Result<void> write_packed(const std::string& path, const PackedInfo& info
   for (std::size_t i = 0; i < items.size(); ++i) {
     const PackedItem& item = items[i];
     if (item.matrix.lines)
-      header["tensors"].push_back({{"name", item.name}, {"format", format_name(item.matrix.precision)}, {"rows", item.matrix.rows},
-                                   {"cols", item.matrix.cols}, {"lines", places[i].lines}, {"scales", places[i].scales}});
+      header["tensors"].push_back({{"name", item.name},
+                                   {"format", format_name(item.matrix.precision)},
+                                   {"rows", item.matrix.rows},
+                                   {"cols", item.matrix.cols},
+                                   {"lines", places[i].lines},
+                                   {"scales", places[i].scales}});
     else
-      header["tensors"].push_back({{"name", item.name}, {"dtype", name_of(item.dtype)}, {"shape", item.shape}, {"data", places[i].lines}});
+      header["tensors"].push_back(
+          {{"name", item.name}, {"dtype", name_of(item.dtype)}, {"shape", item.shape}, {"data", places[i].lines}});
   }
   std::string text;
   try {
@@ -143,7 +160,8 @@ inline Result<void> write_packed(const std::string& path, const PackedInfo& info
   }
 
   Checksum sum;
-  KLENS_OK(for_each_plane(items, places, [&](std::span<const std::byte> b) -> Result<void> { return sum.update(b), Result<void>(); }));
+  KLENS_OK(for_each_plane(items, places,
+                          [&](std::span<const std::byte> b) -> Result<void> { return sum.update(b), Result<void>(); }));
   PackedPreamble p{};
   std::memcpy(p.magic, packed_magic.data(), 8);
   p.version = packed_file_version;
@@ -182,21 +200,26 @@ inline Result<PackedFile> PackedFile::open(const std::string& path, bool verify_
   PackedFile f;
   KLENS_TRY(f.file_, MappedFile::open(path));
   const std::span<const std::byte> bytes = f.file_.bytes();
-  if (!f.file_.text().starts_with(packed_magic)) return Error{ErrorCode::format, path, "a packed klens file", "other bytes at its start"};
+  if (!f.file_.text().starts_with(packed_magic))
+    return Error{ErrorCode::format, path, "a packed klens file", "other bytes at its start"};
   if (bytes.size() < 64) return Error{ErrorCode::format, path, "at least 64 bytes", std::to_string(bytes.size())};
   PackedPreamble p;
   std::memcpy(&p, bytes.data(), 64);
   const auto mismatch = [&](std::string_view part, std::uint64_t want, std::uint64_t got) {
-    return Error{ErrorCode::format, path + ": " + std::string(part), "checksum " + hex64(want), hex64(got) + " (the file is damaged)"};
+    return Error{ErrorCode::format, path + ": " + std::string(part), "checksum " + hex64(want),
+                 hex64(got) + " (the file is damaged)"};
   };
   if (p.version > packed_file_version || p.version == 0)
-    return Error{ErrorCode::unsupported, path, "version " + std::to_string(packed_file_version), std::to_string(p.version)};
+    return Error{ErrorCode::unsupported, path, "version " + std::to_string(packed_file_version),
+                 std::to_string(p.version)};
   if (const std::uint64_t got = preamble_sum(p); got != p.own_sum) return mismatch("bytes 0..63", p.own_sum, got);
   if (p.header_bytes > bytes.size() - 64)
-    return Error{ErrorCode::format, path + ": header", std::to_string(p.header_bytes) + " bytes", std::to_string(bytes.size() - 64)};
+    return Error{ErrorCode::format, path + ": header", std::to_string(p.header_bytes) + " bytes",
+                 std::to_string(bytes.size() - 64)};
   const std::uint64_t offset = std::uint64_t(round_up(std::int64_t(64 + p.header_bytes), packed_page));
   if (p.zero != 0 || p.payload_offset != offset)
-    return Error{ErrorCode::format, path + ": payload", "offset " + std::to_string(offset), std::to_string(p.payload_offset)};
+    return Error{ErrorCode::format, path + ": payload", "offset " + std::to_string(offset),
+                 std::to_string(p.payload_offset)};
   if (offset > bytes.size() || p.payload_bytes != bytes.size() - offset)
     return Error{ErrorCode::format, path + ": payload", std::to_string(p.payload_bytes) + " bytes",
                  std::to_string(offset > bytes.size() ? 0 : bytes.size() - offset)};
@@ -204,7 +227,8 @@ inline Result<PackedFile> PackedFile::open(const std::string& path, bool verify_
   if (const std::uint64_t got = checksum(text); got != p.header_sum) return mismatch("header", p.header_sum, got);
   const std::span<const std::byte> payload = bytes.subspan(offset);
   if (verify_payload)
-    if (const std::uint64_t got = checksum(payload); got != p.payload_sum) return mismatch("payload", p.payload_sum, got);
+    if (const std::uint64_t got = checksum(payload); got != p.payload_sum)
+      return mismatch("payload", p.payload_sum, got);
   f.payload_bytes_ = std::int64_t(p.payload_bytes);
   f.payload_checksum_ = p.payload_sum;
   KLENS_OK(f.read_header(text, payload));
@@ -235,7 +259,8 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
   }
   KLENS_TRY(const Json* const table, json_array(header, "tensors", place));
   std::vector<PackedExtent> extents;
-  for (std::size_t i = 0; i < table->size(); ++i) KLENS_OK(read_entry((*table)[i], place + ": tensors[" + std::to_string(i) + "]"));
+  for (std::size_t i = 0; i < table->size(); ++i)
+    KLENS_OK(read_entry((*table)[i], place + ": tensors[" + std::to_string(i) + "]"));
   for (const std::string& name : names_) {
     const PackedMatrix* m = matrix(name);
     extents.push_back(m ? PackedExtent{true, m->precision, m->rows, m->cols, 0}
@@ -243,7 +268,8 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
   }
   // Sizes are bounded entry by entry; their sum too must not wrap before it is compared with the file.
   __int128 total = 0;
-  for (const PackedExtent& e : extents) total += e.is_matrix ? packed_bytes(e.precision, e.rows, e.cols) : packed_tensor_bytes(e.bytes);
+  for (const PackedExtent& e : extents)
+    total += e.is_matrix ? packed_bytes(e.precision, e.rows, e.cols) : packed_tensor_bytes(e.bytes);
   if (total != __int128(payload.size()))
     return Error{ErrorCode::shape, place + ": tensors", std::to_string(payload.size()) + " bytes, as in the file",
                  total > (__int128(1) << 62) ? "more than 2^62" : std::to_string(std::int64_t(total))};
@@ -254,7 +280,9 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
     const std::string where = place + ": tensor '" + clip(names_[i], 120) + "'";
     const auto expect = [&](const char* key, std::int64_t want) -> Result<void> {
       KLENS_TRY(const std::int64_t got, json_int(entry, key, where));
-      if (got != want) return Error{ErrorCode::format, where + ": '" + key + "'", "offset " + std::to_string(want), std::to_string(got)};
+      if (got != want)
+        return Error{ErrorCode::format, where + ": '" + key + "'", "offset " + std::to_string(want),
+                     std::to_string(got)};
       return {};
     };
     if (extents[i].is_matrix) {
@@ -265,7 +293,8 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
       m.scales = places[i].scales_bytes ? payload.data() + places[i].scales : nullptr;
     } else {
       KLENS_OK(expect("data", places[i].lines));
-      tensors_.find(names_[i])->second.data = payload.subspan(std::size_t(places[i].lines), std::size_t(places[i].lines_bytes));
+      tensors_.find(names_[i])->second.data =
+          payload.subspan(std::size_t(places[i].lines), std::size_t(places[i].lines_bytes));
     }
   }
   return {};
@@ -294,10 +323,12 @@ inline Result<void> PackedFile::read_entry(const Json& entry, const std::string&
     t.file = path();
     KLENS_TRY(t.dtype_name, json_string(entry, "dtype", place));
     t.dtype = parse_dtype(t.dtype_name);
-    if (t.dtype == DType::other) return Error{ErrorCode::unsupported, place, "a known element type", "'" + clip(t.dtype_name, 40) + "'"};
+    if (t.dtype == DType::other)
+      return Error{ErrorCode::unsupported, place, "a known element type", "'" + clip(t.dtype_name, 40) + "'"};
     KLENS_TRY(t.shape, json_ints(entry, "shape", place, 0, std::int64_t(1) << 40, 32));
     const std::optional<std::int64_t> count = element_count(t.shape);
-    if (!count || *count > std::int64_t(1) << 56) return Error{ErrorCode::overflow, place, "a shape that fits in memory", shape_text(t.shape)};
+    if (!count || *count > std::int64_t(1) << 56)
+      return Error{ErrorCode::overflow, place, "a shape that fits in memory", shape_text(t.shape)};
     tensors_.emplace(name, std::move(t));
   }
   names_.push_back(name);

@@ -1,6 +1,6 @@
-// A compiled regular expression of a tokenizer file, through PCRE2. Those files are written for Oniguruma; where the two
-// differ (\s and \w) the pattern is rewritten, so that the same characters match. Patterns come from files nobody checked:
-// length, memory, backtracking and total time are limited, and exceeding a limit is an Error.
+// A compiled regular expression of a tokenizer file, through PCRE2. Those files are written for Oniguruma; where the
+// two differ (\s and \w) the pattern is rewritten, so that the same characters match. Patterns come from files nobody
+// checked: length, memory, backtracking and total time are limited, and exceeding a limit is an Error.
 #pragma once
 
 #include <klens/core/result.hpp>
@@ -20,7 +20,8 @@ namespace detail {
 
 /// \s \S \w \W as explicit classes. Unicode's White_Space leaves out U+180E, which PCRE2 counts; its \w lacks marks.
 inline Result<std::string> portable_pattern(std::string_view pattern, const std::string& where) {
-  constexpr std::string_view space = "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
+  constexpr std::string_view space =
+      "\\t-\\r \\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
   constexpr std::string_view word = "\\p{L}\\p{M}\\p{N}\\p{Pc}";
   std::string out;
   bool in_class = false;
@@ -31,10 +32,13 @@ inline Result<std::string> portable_pattern(std::string_view pattern, const std:
       const bool negated = e == 'S' || e == 'W';
       if (e == 's' || e == 'w' || negated) {
         if (negated && in_class)
-          return Error{ErrorCode::unsupported, where + ": pattern", "no \\S or \\W inside brackets", std::string(pattern.substr(0, 120))};
+          return Error{ErrorCode::unsupported, where + ": pattern", "no \\S or \\W inside brackets",
+                       std::string(pattern.substr(0, 120))};
         const std::string_view set = e == 's' || e == 'S' ? space : word;
-        if (in_class) out.append(set);
-        else out.append(negated ? "[^" : "[").append(set).append("]");
+        if (in_class)
+          out.append(set);
+        else
+          out.append(negated ? "[^" : "[").append(set).append("]");
       } else {
         out.append({c, e});
       }
@@ -51,7 +55,8 @@ inline Result<std::string> portable_pattern(std::string_view pattern, const std:
     if (in_class && c == ']') in_class = false;
     // "[a[bc]]" and "[a&&b]" are nested classes and intersections to Oniguruma, plain characters to PCRE2.
     if (in_class && (c == '[' || (c == '&' && pattern.substr(i).starts_with("&&"))))
-      return Error{ErrorCode::unsupported, where + ": pattern", "no nested brackets", std::string(pattern.substr(0, 120))};
+      return Error{ErrorCode::unsupported, where + ": pattern", "no nested brackets",
+                   std::string(pattern.substr(0, 120))};
     out.push_back(c);
   }
   return out;
@@ -62,18 +67,24 @@ inline Result<std::string> portable_pattern(std::string_view pattern, const std:
 /// Shared and immutable; copies are cheap.
 class Regex {
  public:
-  struct Match { std::size_t begin, end; };
+  struct Match {
+    std::size_t begin, end;
+  };
 
   static Result<Regex> compile(std::string_view pattern, const std::string& where) {
     constexpr std::size_t limit = 16 << 10;
-    if (pattern.size() > limit) return Error{ErrorCode::overflow, where + ": pattern", "at most " + std::to_string(limit) + " bytes", std::to_string(pattern.size())};
+    if (pattern.size() > limit)
+      return Error{ErrorCode::overflow, where + ": pattern", "at most " + std::to_string(limit) + " bytes",
+                   std::to_string(pattern.size())};
     KLENS_TRY(const std::string portable, detail::portable_pattern(pattern, where));
     int number = 0;
     PCRE2_SIZE offset = 0;
     constexpr std::uint32_t options = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C;
-    pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(portable.data()), portable.size(), options, &number, &offset, nullptr);
+    pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(portable.data()), portable.size(), options, &number,
+                                     &offset, nullptr);
     if (code == nullptr)
-      return Error{ErrorCode::format, where + ": pattern '" + std::string(pattern.substr(0, 120)) + "'", "a regular expression", message(number)};
+      return Error{ErrorCode::format, where + ": pattern '" + std::string(pattern.substr(0, 120)) + "'",
+                   "a regular expression", message(number)};
     Regex r;
     r.where_ = where;
     r.code_.reset(code, pcre2_code_free);
@@ -81,13 +92,13 @@ class Regex {
     return r;
   }
 
-  /// Calls sink(Match) for every match from left to right; `text` must be valid UTF-8. After an empty match the search goes
-  /// on one character later; an empty match right behind another match does not count.
+  /// Calls sink(Match) for every match from left to right; `text` must be valid UTF-8. After an empty match the search
+  /// goes on one character later; an empty match right behind another match does not count.
   template <class Sink>
   Result<void> for_each_match(std::string_view text, Sink&& sink) const {
     const Scratch& s = scratch();
-    std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> data(pcre2_match_data_create_from_pattern(code_.get(), nullptr),
-                                                                       pcre2_match_data_free);
+    std::unique_ptr<pcre2_match_data, void (*)(pcre2_match_data*)> data(
+        pcre2_match_data_create_from_pattern(code_.get(), nullptr), pcre2_match_data_free);
     if (!data || !s.context) return Error{ErrorCode::overflow, where_ + ": pattern", "memory for matching", "none"};
     // Ordinary patterns take under 0.1 s per MiB; the clock is read every 256 matches.
     using Clock = std::chrono::steady_clock;
@@ -95,12 +106,13 @@ class Regex {
     std::size_t at = 0, last_end = std::string_view::npos;
     for (unsigned count = 1; at <= text.size(); ++count) {
       // The text was checked once; checking it again in every call would make a long text quadratic.
-      const int rc = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at, PCRE2_NO_UTF_CHECK, data.get(),
-                                 s.context.get());
+      const int rc = pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), at,
+                                 PCRE2_NO_UTF_CHECK, data.get(), s.context.get());
       if (rc == PCRE2_ERROR_NOMATCH) return {};
       if (rc < 0) return Error{ErrorCode::overflow, where_ + ": pattern", "a match within the limits", message(rc)};
       if ((count & 255) == 0 && Clock::now() > deadline)
-        return Error{ErrorCode::overflow, where_ + ": pattern", "matching in bounded time", "over 10 s per MiB of text"};
+        return Error{ErrorCode::overflow, where_ + ": pattern", "matching in bounded time",
+                     "over 10 s per MiB of text"};
       const PCRE2_SIZE* range = pcre2_get_ovector_pointer(data.get());
       const Match m{range[0], range[1]};
       if (m.begin > m.end || m.begin < at || m.end > text.size())

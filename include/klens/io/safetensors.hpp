@@ -53,7 +53,8 @@ class Safetensors {
   Result<const TensorView*> require(std::string_view name, std::span<const std::int64_t> shape) const {
     const TensorView* t = find(name);
     if (t == nullptr)
-      return Error{ErrorCode::missing, path_, "tensor '" + std::string(name) + "' " + shape_text(shape), "no such tensor"};
+      return Error{ErrorCode::missing, path_, "tensor '" + std::string(name) + "' " + shape_text(shape),
+                   "no such tensor"};
     if (!std::ranges::equal(t->shape, shape))
       return Error{ErrorCode::shape, detail::place_of(*t), "shape " + shape_text(shape), shape_text(t->shape)};
     return t;
@@ -99,7 +100,8 @@ class Safetensors {
       if (!value.is_string()) return Error{ErrorCode::format, where, "a file name", detail::describe(value)};
       const std::string& file = value.get_ref<const std::string&>();
       // A shard lies beside its index: no separator, no parent, so that no path leads out of the folder.
-      if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
+      if (file.empty() || file == "." || file == ".." ||
+          file.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
         return Error{ErrorCode::format, where, "a file name without folders", "'" + detail::clip(file, 80) + "'"};
       auto shard = shards.find(file);
       if (shard == shards.end()) {
@@ -109,7 +111,8 @@ class Safetensors {
         shard = shards.emplace(file, std::move(tensors)).first;
       }
       const auto tensor = shard->second.find(name);
-      if (tensor == shard->second.end()) return Error{ErrorCode::missing, where, "the tensor in " + file, "no such tensor there"};
+      if (tensor == shard->second.end())
+        return Error{ErrorCode::missing, where, "the tensor in " + file, "no such tensor there"};
       tensors_.emplace(name, tensor->second);
     }
     for (const auto& [file, tensors] : shards)
@@ -125,14 +128,17 @@ class Safetensors {
   static Result<Tensors> read_header(const MappedFile& file) {
     const std::string& path = file.path();
     const std::span<const std::byte> bytes = file.bytes();
-    if (bytes.size() < 8) return Error{ErrorCode::format, path, "a safetensors file of at least 8 bytes", std::to_string(bytes.size())};
+    if (bytes.size() < 8)
+      return Error{ErrorCode::format, path, "a safetensors file of at least 8 bytes", std::to_string(bytes.size())};
     std::uint64_t length = 0;
     std::memcpy(&length, bytes.data(), 8);
     if (length > safetensors_header_limit || length > bytes.size() - 8)
       return Error{ErrorCode::format, path + ": header length",
-                   "at most " + std::to_string(std::min<std::uint64_t>(safetensors_header_limit, bytes.size() - 8)), std::to_string(length)};
+                   "at most " + std::to_string(std::min<std::uint64_t>(safetensors_header_limit, bytes.size() - 8)),
+                   std::to_string(length)};
     const std::string_view text = file.text().substr(8, length);
-    if (!text.starts_with('{')) return Error{ErrorCode::format, path + ": header", "a JSON object", "'" + detail::clip(text, 12) + "'"};
+    if (!text.starts_with('{'))
+      return Error{ErrorCode::format, path + ": header", "a JSON object", "'" + detail::clip(text, 12) + "'"};
     KLENS_TRY(const Json header, parse_json(text, path + ": header"));
     const std::span<const std::byte> payload = bytes.subspan(8 + length);
     Tensors tensors;
@@ -154,7 +160,8 @@ class Safetensors {
     KLENS_TRY(t.dtype_name, json_string(value, "dtype", where));
     t.dtype = parse_dtype(t.dtype_name);
     KLENS_TRY(t.shape, json_ints(value, "shape", where, 0, std::int64_t(1) << 60, 32));
-    KLENS_TRY(const std::vector<std::int64_t> range, json_ints(value, "data_offsets", where, 0, std::int64_t(1) << 60, 2));
+    KLENS_TRY(const std::vector<std::int64_t> range,
+              json_ints(value, "data_offsets", where, 0, std::int64_t(1) << 60, 2));
     const std::string size_text = std::to_string(payload.size());
     if (range.size() != 2 || range[0] > range[1] || std::uint64_t(range[1]) > payload.size())
       return Error{ErrorCode::format, where + ": data_offsets", "begin <= end <= " + size_text, shape_text(range)};
@@ -185,7 +192,8 @@ class Safetensors {
       end += t->data.size();
     }
     if (end != payload.data() + payload.size())
-      return Error{ErrorCode::format, path, std::to_string(end - payload.data()) + " bytes of tensor data", std::to_string(payload.size())};
+      return Error{ErrorCode::format, path, std::to_string(end - payload.data()) + " bytes of tensor data",
+                   std::to_string(payload.size())};
     return {};
   }
 

@@ -1,5 +1,5 @@
-// safetensors, written: the header first, padded with spaces to 8 bytes so that the data is aligned, then the tensors in
-// the order declared, in pieces of any size. The file appears under its name when it is complete.
+// safetensors, written: the header first, padded with spaces to 8 bytes so that the data is aligned, then the tensors
+// in the order declared, in pieces of any size. The file appears under its name when it is complete.
 #pragma once
 
 #include <klens/io/atomic_file.hpp>
@@ -25,7 +25,8 @@ class SafetensorsWriter {
  public:
   using Metadata = std::vector<std::pair<std::string, std::string>>;
 
-  static Result<SafetensorsWriter> create(const std::string& path, std::vector<TensorSpec> specs, const Metadata& metadata = {}) {
+  static Result<SafetensorsWriter> create(const std::string& path, std::vector<TensorSpec> specs,
+                                          const Metadata& metadata = {}) {
     nlohmann::ordered_json header = nlohmann::ordered_json::object();
     for (const auto& [key, value] : metadata) header["__metadata__"][key] = value;
     std::int64_t offset = 0;
@@ -36,8 +37,10 @@ class SafetensorsWriter {
       std::int64_t bytes = 0, end = 0;
       if (s.dtype == DType::other || !count || __builtin_mul_overflow(*count, std::int64_t(size_of(s.dtype)), &bytes) ||
           __builtin_add_overflow(offset, bytes, &end))
-        return Error{ErrorCode::shape, where, "a known type and a shape that fits", std::string(name_of(s.dtype)) + " " + shape_text(s.shape)};
-      if (s.name == "__metadata__" || header.contains(s.name)) return Error{ErrorCode::usage, where, "every name once", "it twice"};
+        return Error{ErrorCode::shape, where, "a known type and a shape that fits",
+                     std::string(name_of(s.dtype)) + " " + shape_text(s.shape)};
+      if (s.name == "__metadata__" || header.contains(s.name))
+        return Error{ErrorCode::usage, where, "every name once", "it twice"};
       header[s.name] = {{"dtype", name_of(s.dtype)}, {"shape", s.shape}, {"data_offsets", {offset, end}}};
       sizes.push_back(bytes);
       offset = end;
@@ -61,7 +64,8 @@ class SafetensorsWriter {
     std::size_t left = bytes.size();
     while (left > 0) {
       while (current_ < sizes_.size() && done_ == sizes_[current_]) ++current_, done_ = 0;
-      if (current_ == sizes_.size()) return Error{ErrorCode::usage, file_.path(), "no data after the last tensor", std::to_string(left) + " bytes"};
+      if (current_ == sizes_.size())
+        return Error{ErrorCode::usage, file_.path(), "no data after the last tensor", std::to_string(left) + " bytes"};
       const std::int64_t take = std::min<std::int64_t>(std::int64_t(left), sizes_[current_] - done_);
       done_ += take;
       left -= std::size_t(take);
@@ -69,14 +73,16 @@ class SafetensorsWriter {
     return file_.write(bytes);
   }
   template <class T>
-  Result<void> append(std::span<const T> values) { return append(std::as_bytes(values)); }
+  Result<void> append(std::span<const T> values) {
+    return append(std::as_bytes(values));
+  }
 
   /// Checks that every tensor is complete and puts the file in its place.
   Result<void> finish() {
     while (current_ < sizes_.size() && done_ == sizes_[current_]) ++current_, done_ = 0;
     if (current_ < sizes_.size())
-      return Error{ErrorCode::usage, file_.path() + ": tensor '" + specs_[current_].name + "'", std::to_string(sizes_[current_]) + " bytes",
-                   std::to_string(done_)};
+      return Error{ErrorCode::usage, file_.path() + ": tensor '" + specs_[current_].name + "'",
+                   std::to_string(sizes_[current_]) + " bytes", std::to_string(done_)};
     return file_.commit();
   }
 
@@ -106,8 +112,8 @@ inline Result<void> write_safetensors(const std::string& path, std::span<const T
     specs.push_back({t.name, t.dtype, t.shape});
     const std::optional<std::int64_t> count = detail::element_count(t.shape);
     if (!count || __int128(*count) * size_of(t.dtype) != __int128(t.data.size()))
-      return Error{ErrorCode::shape, path + ": tensor '" + t.name + "'", std::string(name_of(t.dtype)) + " " + shape_text(t.shape),
-                   std::to_string(t.data.size()) + " bytes"};
+      return Error{ErrorCode::shape, path + ": tensor '" + t.name + "'",
+                   std::string(name_of(t.dtype)) + " " + shape_text(t.shape), std::to_string(t.data.size()) + " bytes"};
   }
   KLENS_TRY(SafetensorsWriter writer, SafetensorsWriter::create(path, std::move(specs), metadata));
   for (const TensorData& t : tensors) KLENS_OK(writer.append(t.data));

@@ -18,10 +18,10 @@ namespace klens {
 struct TensorView {
   std::string name;
   DType dtype = DType::other;
-  std::string dtype_name;             // as the file spells it: "F16", "F8_E4M3"
-  std::vector<std::int64_t> shape;    // outermost first; empty for a scalar
-  std::span<const std::byte> data;    // count() * size_of(dtype) bytes
-  std::string file;                   // for error messages
+  std::string dtype_name;           // as the file spells it: "F16", "F8_E4M3"
+  std::vector<std::int64_t> shape;  // outermost first; empty for a scalar
+  std::span<const std::byte> data;  // count() * size_of(dtype) bytes
+  std::string file;                 // for error messages
 
   std::int64_t count() const {
     std::int64_t n = 1;
@@ -54,8 +54,10 @@ inline std::optional<std::int64_t> element_count(std::span<const std::int64_t> s
   bool empty = false, overflow = false;
   for (std::int64_t d : shape) {
     if (d < 0) return std::nullopt;
-    if (d == 0) empty = true;
-    else overflow |= __builtin_mul_overflow(n, d, &n);
+    if (d == 0)
+      empty = true;
+    else
+      overflow |= __builtin_mul_overflow(n, d, &n);
   }
   if (empty) return 0;
   if (overflow) return std::nullopt;
@@ -64,7 +66,8 @@ inline std::optional<std::int64_t> element_count(std::span<const std::int64_t> s
 
 }  // namespace detail
 
-/// Widens all elements of an F32, F16, BF16 tensor (exact) or an F64 one (rounded to nearest) into `out` of equal count.
+/// Widens all elements of an F32, F16, BF16 tensor (exact) or an F64 one (rounded to nearest) into `out` of equal
+/// count.
 inline Result<void> read_f32(const TensorView& t, std::span<float> out) {
   if (std::size_t(t.count()) != out.size())
     return Error{ErrorCode::shape, detail::place_of(t), std::to_string(out.size()) + " elements", shape_text(t.shape)};
@@ -87,7 +90,8 @@ inline Result<void> read_f32(const TensorView& t, std::span<float> out) {
 
 /// Widens all elements of an integer tensor (I64 I32 I16 I8 U8 BOOL).
 inline Result<std::vector<std::int64_t>> read_i64(const TensorView& t) {
-  if (!is_integer(t.dtype)) return Error{ErrorCode::unsupported, detail::place_of(t), "an integer type (I64)", t.dtype_name};
+  if (!is_integer(t.dtype))
+    return Error{ErrorCode::unsupported, detail::place_of(t), "an integer type (I64)", t.dtype_name};
   std::vector<std::int64_t> out(std::size_t(t.count()));
   for (std::size_t i = 0; i < out.size(); ++i) {
     switch (t.dtype) {

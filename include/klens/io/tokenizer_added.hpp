@@ -1,5 +1,5 @@
-// The "added_tokens" of a tokenizer.json: strings that are tokens as they stand, found before anything else is done to the
-// text: at every place the longest one, from left to right.
+// The "added_tokens" of a tokenizer.json: strings that are tokens as they stand, found before anything else is done to
+// the text: at every place the longest one, from left to right.
 #pragma once
 
 #include <klens/io/tokenizer_bpe.hpp>
@@ -80,7 +80,9 @@ class AddedTokens {
   }
 
  private:
-  static std::uint64_t edge_of(std::int32_t node, char byte) { return std::uint64_t(std::uint32_t(node)) << 8 | static_cast<unsigned char>(byte); }
+  static std::uint64_t edge_of(std::int32_t node, char byte) {
+    return std::uint64_t(std::uint32_t(node)) << 8 | static_cast<unsigned char>(byte);
+  }
 
   static bool stands_alone(std::string_view text, std::size_t begin, std::size_t end) {
     if (end < text.size() && is_word(next_char(text.substr(end)).code)) return false;

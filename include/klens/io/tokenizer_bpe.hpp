@@ -1,5 +1,5 @@
-// Byte-pair encoding: a word starts as its characters; the pair of neighbours that stands first in the list of merges is
-// joined (leftmost first), until no pair is in the list. A heap over linked symbols: O(n log n) in the length of a word.
+// Byte-pair encoding: a word starts as its characters; the pair of neighbours that stands first in the list of merges
+// is joined (leftmost first), until no pair is in the list. A heap over linked symbols: O(n log n) per word.
 #pragma once
 
 #include <klens/io/tokenizer_normalize.hpp>
@@ -16,7 +16,9 @@ namespace klens {
 namespace detail {
 
 /// Largest id among `count` tokens: files leave holes, but not many; a table by id must not be one token's to blow up.
-constexpr std::int64_t max_token_id(std::size_t count) { return std::min<std::int64_t>(4 * std::int64_t(count) + (1 << 16), 1 << 24); }
+constexpr std::int64_t max_token_id(std::size_t count) {
+  return std::min<std::int64_t>(4 * std::int64_t(count) + (1 << 16), 1 << 24);
+}
 inline constexpr std::size_t max_token_bytes = 16 << 10;
 
 struct StringHash {
@@ -28,8 +30,8 @@ using TokenIds = std::unordered_map<std::string, std::int32_t, StringHash, std::
 /// Tokens in both directions. Ids may have holes.
 struct Vocabulary {
   TokenIds ids;
-  std::vector<std::string> tokens;     // by id; empty where there is none
-  std::vector<bool> present;           // by id
+  std::vector<std::string> tokens;  // by id; empty where there is none
+  std::vector<bool> present;        // by id
 
   const std::int32_t* find(std::string_view token) const {
     const auto it = ids.find(token);
@@ -38,10 +40,12 @@ struct Vocabulary {
   bool has(std::int64_t id) const { return id >= 0 && id < std::int64_t(present.size()) && present[std::size_t(id)]; }
   Result<void> add(const std::string& token, std::int64_t id, const std::string& where) {
     if (token.size() > max_token_bytes)
-      return Error{ErrorCode::overflow, where, "tokens of at most " + std::to_string(max_token_bytes) + " bytes", std::to_string(token.size())};
+      return Error{ErrorCode::overflow, where, "tokens of at most " + std::to_string(max_token_bytes) + " bytes",
+                   std::to_string(token.size())};
     if (std::size_t(id) >= tokens.size()) tokens.resize(std::size_t(id) + 1), present.resize(std::size_t(id) + 1);
     if (present[std::size_t(id)] || !ids.emplace(token, std::int32_t(id)).second)
-      return Error{ErrorCode::format, where + ": token '" + clip(token, 60) + "'", "every token and id once", "id " + std::to_string(id) + " again"};
+      return Error{ErrorCode::format, where + ": token '" + clip(token, 60) + "'", "every token and id once",
+                   "id " + std::to_string(id) + " again"};
     tokens[std::size_t(id)] = token;
     present[std::size_t(id)] = true;
     return {};
@@ -51,13 +55,16 @@ struct Vocabulary {
 class Bpe {
  public:
   static Result<Bpe> read(const Json& model, const std::string& where, Vocabulary& vocabulary) {
-    KLENS_OK(only_keys(model, where, {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                                      "byte_fallback", "ignore_merges", "vocab", "merges"}));
+    KLENS_OK(only_keys(model, where,
+                       {"type", "dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
+                        "byte_fallback", "ignore_merges", "vocab", "merges"}));
     KLENS_TRY(const double dropout, json_number_or(model, "dropout", where, 0, 0, 1));
-    if (dropout != 0) return key_error(&model["dropout"], "dropout", where, "null or 0 (klens encodes deterministically)");
+    if (dropout != 0)
+      return key_error(&model["dropout"], "dropout", where, "null or 0 (klens encodes deterministically)");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       KLENS_TRY(const std::string text, json_string_or(model, key, where, ""));
-      if (!text.empty()) return Error{ErrorCode::unsupported, where + ": '" + key + "'", "null or ''", "'" + clip(text, 40) + "'"};
+      if (!text.empty())
+        return Error{ErrorCode::unsupported, where + ": '" + key + "'", "null or ''", "'" + clip(text, 40) + "'"};
     }
     Bpe bpe;
     KLENS_TRY(bpe.fuse_unknown_, json_bool_or(model, "fuse_unk", where, false));
@@ -68,13 +75,15 @@ class Bpe {
     for (const auto& [token, id] : vocab->items()) {
       const std::int64_t n = id.is_number_integer() && id <= largest && id >= 0 ? id.get<std::int64_t>() : -1;
       if (n < 0)
-        return Error{ErrorCode::format, where + ": 'vocab': token '" + clip(token, 60) + "'", "an id in 0.." + std::to_string(largest), describe(id)};
+        return Error{ErrorCode::format, where + ": 'vocab': token '" + clip(token, 60) + "'",
+                     "an id in 0.." + std::to_string(largest), describe(id)};
       KLENS_OK(vocabulary.add(token, n, where + ": 'vocab'"));
     }
     KLENS_TRY(const std::string unknown, json_string_or(model, "unk_token", where, ""));
     if (!json_absent(model, "unk_token")) {
       const std::int32_t* id = vocabulary.find(unknown);
-      if (id == nullptr) return Error{ErrorCode::missing, where + ": 'unk_token'", "a token of 'vocab'", "'" + clip(unknown, 60) + "'"};
+      if (id == nullptr)
+        return Error{ErrorCode::missing, where + ": 'unk_token'", "a token of 'vocab'", "'" + clip(unknown, 60) + "'"};
       bpe.unknown_ = *id;
     }
     bpe.byte_tokens_.fill(-1);
@@ -102,8 +111,14 @@ class Bpe {
   }
 
  private:
-  struct Symbol { std::int32_t id, previous, next; bool live; };
-  struct Merge { std::uint32_t rank; std::int32_t id; };
+  struct Symbol {
+    std::int32_t id, previous, next;
+    bool live;
+  };
+  struct Merge {
+    std::uint32_t rank;
+    std::int32_t id;
+  };
   struct Candidate {
     std::uint32_t rank;
     std::int32_t at, id;
@@ -112,7 +127,9 @@ class Bpe {
     }
   };
 
-  static std::uint64_t pair_of(std::int32_t a, std::int32_t b) { return std::uint64_t(std::uint32_t(a)) << 32 | std::uint32_t(b); }
+  static std::uint64_t pair_of(std::int32_t a, std::int32_t b) {
+    return std::uint64_t(std::uint32_t(a)) << 32 | std::uint32_t(b);
+  }
 
   /// Merges come as ["a", "b"] or as "a b".
   Result<void> read_merges(const Json& model, const std::string& where, const Vocabulary& vocabulary) {
@@ -139,7 +156,13 @@ class Bpe {
       joined.assign(left).append(right);
       const std::int32_t *a = vocabulary.find(left), *b = vocabulary.find(right), *c = vocabulary.find(joined);
       if (!a || !b || !c)
-        return Error{ErrorCode::missing, place(), "tokens of 'vocab'", "'" + clip(!a ? left : !b ? right : std::string_view(joined), 60) + "'"};
+        return Error{ErrorCode::missing, place(), "tokens of 'vocab'",
+                     "'" +
+                         clip(!a   ? left
+                              : !b ? right
+                                   : std::string_view(joined),
+                              60) +
+                         "'"};
       merges_.insert_or_assign(pair_of(*a, *b), Merge{std::uint32_t(i), *c});
     }
     return {};
@@ -147,7 +170,9 @@ class Bpe {
 
   /// One symbol per character; characters without a token become bytes, or the unknown token, or nothing.
   void start(std::string_view word, const Vocabulary& vocabulary, std::vector<Symbol>& symbols) const {
-    const auto push = [&](std::int32_t id) { symbols.push_back({id, std::int32_t(symbols.size()) - 1, std::int32_t(symbols.size()) + 1, true}); };
+    const auto push = [&](std::int32_t id) {
+      symbols.push_back({id, std::int32_t(symbols.size()) - 1, std::int32_t(symbols.size()) + 1, true});
+    };
     bool pending = false;  // an unknown token that may still be fused with the next
     for (std::size_t i = 0; i < word.size();) {
       const std::uint32_t length = next_char(word.substr(i)).length;

@@ -12,13 +12,14 @@ namespace detail {
 /// One step; each maps a list of strings to a list of strings, which are joined at the end.
 struct DecodeStep {
   enum class Kind { bytes, replace, byte_fallback, fuse, strip, metaspace } kind = Kind::bytes;
-  TextPattern pattern;         // replace
-  std::string content;         // replace, strip
-  std::size_t start = 0, stop = 0;   // strip: characters to take from either end
+  TextPattern pattern;              // replace
+  std::string content;              // replace, strip
+  std::size_t start = 0, stop = 0;  // strip: characters to take from either end
   MetaspaceOptions metaspace;
 };
 
-inline Result<void> read_decoder(const Json& j, const std::string& where, std::vector<DecodeStep>& steps, int depth = 0) {
+inline Result<void> read_decoder(const Json& j, const std::string& where, std::vector<DecodeStep>& steps,
+                                 int depth = 0) {
   KLENS_TRY(const std::string type, json_string(j, "type", where));
   const std::string place = where + " " + clip(type, 40);
   DecodeStep step;
@@ -30,7 +31,8 @@ inline Result<void> read_decoder(const Json& j, const std::string& where, std::v
     return {};
   }
   if (type == "ByteLevel") {
-    KLENS_OK(only_keys(j, place, {"type", "add_prefix_space", "trim_offsets", "use_regex"}));  // none of them changes the text
+    KLENS_OK(only_keys(j, place,
+                       {"type", "add_prefix_space", "trim_offsets", "use_regex"}));  // none of them changes the text
   } else if (type == "Replace") {
     KLENS_OK(only_keys(j, place, {"type", "pattern", "content"}));
     step.kind = DecodeStep::Kind::replace;
@@ -55,14 +57,15 @@ inline Result<void> read_decoder(const Json& j, const std::string& where, std::v
     step.kind = DecodeStep::Kind::metaspace;
     KLENS_TRY(step.metaspace, read_metaspace(j, place));
   } else {
-    return Error{ErrorCode::unsupported, where + ": 'type'", "ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace or Sequence",
-                 "'" + clip(type, 40) + "'"};
+    return Error{ErrorCode::unsupported, where + ": 'type'",
+                 "ByteLevel, Replace, ByteFallback, Fuse, Strip, Metaspace or Sequence", "'" + clip(type, 40) + "'"};
   }
   steps.push_back(std::move(step));
   return {};
 }
 
-/// The bytes a token of the byte alphabet stands for; a token with any other character (an added one) stands for itself.
+/// The bytes a token of the byte alphabet stands for; a token with any other character (an added one) stands for
+/// itself.
 inline void append_bytes_of(std::string_view token, std::string& out) {
   const std::size_t before = out.size();
   for (std::size_t i = 0; i < token.size();) {
@@ -83,7 +86,10 @@ inline int byte_of_fallback(std::string_view token) {
   if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return -1;
   int value = 0;
   for (char c : token.substr(3, 2)) {
-    const int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+    const int digit = c >= '0' && c <= '9'   ? c - '0'
+                      : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                      : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                             : -1;
     if (digit < 0) return -1;
     value = value * 16 + digit;
   }
@@ -101,7 +107,8 @@ inline Result<void> apply_decoder(const DecodeStep& step, std::vector<std::strin
     }
     case DecodeStep::Kind::replace:
       for (const std::string& p : parts) {
-        KLENS_TRY(std::string text, step.pattern.replace(p, step.content, (std::size_t(1) << 20) + 64 * p.size(), "decoder Replace"));
+        KLENS_TRY(std::string text,
+                  step.pattern.replace(p, step.content, (std::size_t(1) << 20) + 64 * p.size(), "decoder Replace"));
         out.push_back(std::move(text));
       }
       break;
@@ -109,8 +116,10 @@ inline Result<void> apply_decoder(const DecodeStep& step, std::vector<std::strin
       std::string bytes;
       const auto flush = [&] {
         if (bytes.empty()) return;
-        if (find_invalid_utf8(bytes) == std::string_view::npos) out.push_back(bytes);
-        else out.insert(out.end(), bytes.size(), std::string(replacement_char));  // one per byte, as the reference has it
+        if (find_invalid_utf8(bytes) == std::string_view::npos)
+          out.push_back(bytes);
+        else
+          out.insert(out.end(), bytes.size(), std::string(replacement_char));  // one per byte, as the reference has it
         bytes.clear();
       };
       for (std::string& p : parts) {
@@ -133,8 +142,10 @@ inline Result<void> apply_decoder(const DecodeStep& step, std::vector<std::strin
     case DecodeStep::Kind::strip:
       for (const std::string& p : parts) {
         std::string_view text = p;
-        for (std::size_t i = 0; i < step.start && text.starts_with(step.content); ++i) text.remove_prefix(step.content.size());
-        for (std::size_t i = 0; i < step.stop && text.ends_with(step.content); ++i) text.remove_suffix(step.content.size());
+        for (std::size_t i = 0; i < step.start && text.starts_with(step.content); ++i)
+          text.remove_prefix(step.content.size());
+        for (std::size_t i = 0; i < step.stop && text.ends_with(step.content); ++i)
+          text.remove_suffix(step.content.size());
         out.emplace_back(text);
       }
       break;

@@ -13,17 +13,21 @@ inline Result<Tokenizer> Tokenizer::load(const std::string& path) {
 inline Result<Tokenizer> Tokenizer::parse(std::string_view text, const std::string& where) {
   using namespace detail;
   KLENS_TRY(const Json file, parse_json(text, where, {.bytes = 64 << 20}));
-  KLENS_OK(only_keys(file, where, {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer", "post_processor",
-                                   "decoder", "model"}));
+  KLENS_OK(only_keys(file, where,
+                     {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
+                      "post_processor", "decoder", "model"}));
   Tokenizer t;
   t.where_ = where;
   KLENS_TRY(const std::string version, json_string_or(file, "version", where, "1.0"));
-  if (version != "1.0") return Error{ErrorCode::unsupported, where + ": 'version'", "'1.0'", "'" + clip(version, 40) + "'"};
-  if (!json_absent(file, "truncation")) return key_error(&file["truncation"], "truncation", where, "null: klens never shortens a text");
+  if (version != "1.0")
+    return Error{ErrorCode::unsupported, where + ": 'version'", "'1.0'", "'" + clip(version, 40) + "'"};
+  if (!json_absent(file, "truncation"))
+    return key_error(&file["truncation"], "truncation", where, "null: klens never shortens a text");
   if (!json_absent(file, "padding")) {
     // Padding to the longest of a batch does nothing to a single text; a fixed length would change it.
     const Json* strategy = find_key(file["padding"], "strategy");
-    if (strategy == nullptr || *strategy != "BatchLongest") return key_error(strategy, "padding.strategy", where, "'BatchLongest'");
+    if (strategy == nullptr || *strategy != "BatchLongest")
+      return key_error(strategy, "padding.strategy", where, "'BatchLongest'");
   }
 
   KLENS_TRY(const Json* const model, json_object(file, "model", where));
@@ -36,14 +40,17 @@ inline Result<Tokenizer> Tokenizer::parse(std::string_view text, const std::stri
   } else {
     return Error{ErrorCode::unsupported, place + ": 'type'", "BPE or Unigram", "'" + clip(type, 40) + "'"};
   }
-  if (!json_absent(file, "normalizer")) KLENS_OK(read_normalizer(file["normalizer"], where + ": 'normalizer'", t.normalizer_));
-  if (!json_absent(file, "pre_tokenizer")) KLENS_OK(read_splitter(file["pre_tokenizer"], where + ": 'pre_tokenizer'", t.splitter_));
+  if (!json_absent(file, "normalizer"))
+    KLENS_OK(read_normalizer(file["normalizer"], where + ": 'normalizer'", t.normalizer_));
+  if (!json_absent(file, "pre_tokenizer"))
+    KLENS_OK(read_splitter(file["pre_tokenizer"], where + ": 'pre_tokenizer'", t.splitter_));
   if (!json_absent(file, "decoder")) {
     t.has_decoder_ = true;
     KLENS_OK(read_decoder(file["decoder"], where + ": 'decoder'", t.decoder_));
   }
   KLENS_OK(t.read_added(file, where));
-  if (!json_absent(file, "post_processor")) KLENS_OK(t.read_template(file["post_processor"], where + ": 'post_processor'", 0));
+  if (!json_absent(file, "post_processor"))
+    KLENS_OK(t.read_template(file["post_processor"], where + ": 'post_processor'", 0));
   return t;
 }
 
@@ -67,7 +74,8 @@ inline Result<void> Tokenizer::read_added(const Json& file, const std::string& w
     token.id = std::int32_t(id);
     const std::int32_t* known = vocabulary_.find(token.content);
     if (known != nullptr && *known != token.id)
-      return Error{ErrorCode::format, place + " '" + clip(token.content, 60) + "'", "id " + std::to_string(*known) + ", as in 'vocab'", std::to_string(id)};
+      return Error{ErrorCode::format, place + " '" + clip(token.content, 60) + "'",
+                   "id " + std::to_string(*known) + ", as in 'vocab'", std::to_string(id)};
     if (known == nullptr) KLENS_OK(vocabulary_.add(token.content, id, place));
     if (special_.size() < vocabulary_.tokens.size()) special_.resize(vocabulary_.tokens.size());
     special_[std::size_t(id)] = token.special;
@@ -86,7 +94,8 @@ inline Result<void> Tokenizer::read_template(const Json& processor, const std::s
   using namespace detail;
   KLENS_TRY(const std::string type, json_string(processor, "type", where));
   const std::string place = where + " " + clip(type, 40);
-  if (type == "ByteLevel") return only_keys(processor, place, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
+  if (type == "ByteLevel")
+    return only_keys(processor, place, {"type", "add_prefix_space", "trim_offsets", "use_regex"});
   if (type == "Sequence") {
     KLENS_OK(only_keys(processor, place, {"type", "processors"}));
     KLENS_TRY(const Json* const list, json_array(processor, "processors", place));
@@ -95,7 +104,8 @@ inline Result<void> Tokenizer::read_template(const Json& processor, const std::s
     return {};
   }
   if (type != "TemplateProcessing")
-    return Error{ErrorCode::unsupported, where + ": 'type'", "ByteLevel, TemplateProcessing or Sequence", "'" + clip(type, 40) + "'"};
+    return Error{ErrorCode::unsupported, where + ": 'type'", "ByteLevel, TemplateProcessing or Sequence",
+                 "'" + clip(type, 40) + "'"};
   KLENS_OK(only_keys(processor, place, {"type", "single", "pair", "special_tokens"}));
   KLENS_TRY(const Json* const single, json_array(processor, "single", place));
   KLENS_TRY(const Json* const specials, json_object(processor, "special_tokens", place));
@@ -104,21 +114,25 @@ inline Result<void> Tokenizer::read_template(const Json& processor, const std::s
   for (const Json& piece : *single) {
     if (const Json* sequence = find_key(piece, "Sequence")) {
       KLENS_TRY(const std::string id, json_string(*sequence, "id", place + ": 'single'"));
-      if (id != "A" || text_seen) return Error{ErrorCode::format, place + ": 'single'", "the sequence 'A' once", "'" + clip(id, 40) + "'"};
+      if (id != "A" || text_seen)
+        return Error{ErrorCode::format, place + ": 'single'", "the sequence 'A' once", "'" + clip(id, 40) + "'"};
       text_seen = true;
       continue;
     }
     KLENS_TRY(const Json* const token, json_object(piece, "SpecialToken", place + ": 'single'"));
     KLENS_TRY(const std::string name, json_string(*token, "id", place + ": 'single'"));
     KLENS_TRY(const Json* const entry, json_object(*specials, name, place + ": 'special_tokens'"));
-    KLENS_TRY(const std::vector<std::int64_t> ids, json_ints(*entry, "ids", place + ": 'special_tokens'", 0, 1 << 24, 64));
+    KLENS_TRY(const std::vector<std::int64_t> ids,
+              json_ints(*entry, "ids", place + ": 'special_tokens'", 0, 1 << 24, 64));
     for (std::int64_t id : ids) {
-      if (!vocabulary_.has(id)) return Error{ErrorCode::missing, place + ": 'special_tokens'", "ids of tokens", std::to_string(id)};
+      if (!vocabulary_.has(id))
+        return Error{ErrorCode::missing, place + ": 'special_tokens'", "ids of tokens", std::to_string(id)};
       (text_seen ? after : before).push_back(std::int32_t(id));
     }
   }
   if (!text_seen) return Error{ErrorCode::missing, place + ": 'single'", "the sequence 'A'", "none"};
-  before_.insert(before_.begin(), before.begin(), before.end());  // a later processor works on what the earlier ones made
+  before_.insert(before_.begin(), before.begin(),
+                 before.end());  // a later processor works on what the earlier ones made
   after_.insert(after_.end(), after.begin(), after.end());
   return {};
 }
@@ -134,11 +148,14 @@ inline Result<std::vector<std::int32_t>> Tokenizer::try_encode(std::string_view 
       ids.push_back(outer.id);
       continue;
     }
-    KLENS_TRY(const std::string normal, detail::normalize(normalizer_, text.substr(outer.begin, outer.end - outer.begin), where_));
+    KLENS_TRY(const std::string normal,
+              detail::normalize(normalizer_, text.substr(outer.begin, outer.end - outer.begin), where_));
     for (const detail::Stretch& inner : normalized_added_.split(normal)) {
-      if (inner.id >= 0) ids.push_back(inner.id);
+      if (inner.id >= 0)
+        ids.push_back(inner.id);
       else
-        KLENS_OK(encode_stretch(std::string_view(normal).substr(inner.begin, inner.end - inner.begin), outer.begin == 0 && inner.begin == 0, cache, ids));
+        KLENS_OK(encode_stretch(std::string_view(normal).substr(inner.begin, inner.end - inner.begin),
+                                outer.begin == 0 && inner.begin == 0, cache, ids));
     }
   }
   if (add_special) ids.insert(ids.end(), after_.begin(), after_.end());
@@ -160,9 +177,12 @@ inline Result<void> Tokenizer::encode_stretch(std::string_view text, bool first,
         continue;
       }
     const std::size_t before = out.size();
-    if (const auto* bpe = std::get_if<detail::Bpe>(&model_)) bpe->encode(word.text, vocabulary_, out);
-    else KLENS_OK(std::get<detail::Unigram>(model_).encode(word.text, vocabulary_, where_, out));
-    if (cacheable && cache.size() < cached_words) cache.emplace(word.text, std::vector(out.begin() + std::ptrdiff_t(before), out.end()));
+    if (const auto* bpe = std::get_if<detail::Bpe>(&model_))
+      bpe->encode(word.text, vocabulary_, out);
+    else
+      KLENS_OK(std::get<detail::Unigram>(model_).encode(word.text, vocabulary_, where_, out));
+    if (cacheable && cache.size() < cached_words)
+      cache.emplace(word.text, std::vector(out.begin() + std::ptrdiff_t(before), out.end()));
   }
   return {};
 }
@@ -204,8 +224,8 @@ inline std::string StreamDecoder::push(std::int32_t id) {
     byte_fallback |= step.kind == detail::DecodeStep::Kind::byte_fallback;
   }
   if (byte_fallback && detail::byte_of_fallback(tokenizer_->token(id)) >= 0) return {};
-  // The text of the ids so far, less the text given. The ids given last stay as the beginning of the next round, because a
-  // decoder may treat the first token of a text differently.
+  // The text of the ids so far, less the text given. The ids given last stay as the beginning of the next round,
+  // because a decoder may treat the first token of a text differently.
   const std::string before = tokenizer_->decode(std::span(ids_).first(read_), skip_special_);
   const std::string now = tokenizer_->decode(ids_, skip_special_);
   if (now.size() <= before.size() || (bytes && now.ends_with(replacement_char))) return {};

@@ -14,7 +14,8 @@ namespace klens {
 namespace detail {
 
 /// Refuses keys a reader does not know: an option that is ignored would change token ids in silence.
-inline Result<void> only_keys(const Json& object, const std::string& where, std::initializer_list<std::string_view> known) {
+inline Result<void> only_keys(const Json& object, const std::string& where,
+                              std::initializer_list<std::string_view> known) {
   if (!object.is_object()) return Error{ErrorCode::format, where, "an object", describe(object)};
   for (const auto& [key, value] : object.items()) {
     bool found = false;
@@ -38,13 +39,16 @@ struct TextPattern {
   }
 
   /// The text with `content` in place of every match; an Error once it is longer than `limit` bytes.
-  Result<std::string> replace(std::string_view text, std::string_view content, std::size_t limit, const std::string& where) const {
+  Result<std::string> replace(std::string_view text, std::string_view content, std::size_t limit,
+                              const std::string& where) const {
     std::string out;
     std::size_t last = 0;
     KLENS_OK(for_each_match(text, [&](Regex::Match m) -> Result<void> {
       out.append(text.substr(last, m.begin - last)).append(content);
       last = m.end;
-      if (out.size() > limit) return Error{ErrorCode::overflow, where + ": replacement", "at most " + std::to_string(limit) + " bytes", "more"};
+      if (out.size() > limit)
+        return Error{ErrorCode::overflow, where + ": replacement", "at most " + std::to_string(limit) + " bytes",
+                     "more"};
       return {};
     }));
     return out.append(text.substr(last));
@@ -55,7 +59,8 @@ inline Result<TextPattern> read_pattern(const Json& object, std::string_view key
   KLENS_TRY(const Json* const j, json_object(object, key, where));
   const std::string place = where + ": '" + std::string(key) + "'";
   KLENS_OK(only_keys(*j, place, {"String", "Regex"}));
-  if (j->size() != 1) return Error{ErrorCode::format, place, "either 'String' or 'Regex'", std::to_string(j->size()) + " keys"};
+  if (j->size() != 1)
+    return Error{ErrorCode::format, place, "either 'String' or 'Regex'", std::to_string(j->size()) + " keys"};
   TextPattern p;
   if (j->contains("String")) {
     KLENS_TRY(p.literal, json_string(*j, "String", place));
@@ -70,12 +75,13 @@ inline Result<TextPattern> read_pattern(const Json& object, std::string_view key
 /// One step: a Unicode normal form, a prefix for texts that are not empty, or a replacement.
 struct NormalizeStep {
   enum class Kind { form, prepend, replace } kind = Kind::form;
-  int form = 0;              // utf8proc options
+  int form = 0;  // utf8proc options
   std::string content;
   TextPattern pattern;
 };
 
-inline Result<void> read_normalizer(const Json& j, const std::string& where, std::vector<NormalizeStep>& steps, int depth = 0) {
+inline Result<void> read_normalizer(const Json& j, const std::string& where, std::vector<NormalizeStep>& steps,
+                                    int depth = 0) {
   if (j.is_null()) return {};
   KLENS_TRY(const std::string type, json_string(j, "type", where));
   const std::string place = where + " " + clip(type, 40);
@@ -101,7 +107,8 @@ inline Result<void> read_normalizer(const Json& j, const std::string& where, std
     KLENS_TRY(step.pattern, read_pattern(j, "pattern", place));
     KLENS_TRY(step.content, json_string(j, "content", place));
   } else {
-    return Error{ErrorCode::unsupported, where + ": 'type'", "NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence", "'" + clip(type, 40) + "'"};
+    return Error{ErrorCode::unsupported, where + ": 'type'", "NFC, NFD, NFKC, NFKD, Prepend, Replace or Sequence",
+                 "'" + clip(type, 40) + "'"};
   }
   steps.push_back(std::move(step));
   return {};
@@ -111,8 +118,9 @@ inline bool is_ascii(std::string_view text) {
   return std::ranges::all_of(text, [](unsigned char c) { return c < 0x80; });
 }
 
-/// Unicode normal form of valid UTF-8, in place; false where utf8proc refuses. Marks are put in canonical order with a sort of
-/// our own, because utf8proc's is quadratic in the length of a run of marks: half a million of them would take an hour.
+/// Unicode normal form of valid UTF-8, in place; false where utf8proc refuses. Marks are put in canonical order with a
+/// sort of our own, because utf8proc's is quadratic in the length of a run of marks: half a million of them would take
+/// an hour.
 inline bool to_normal_form(std::string& text, int form) {
   std::vector<utf8proc_int32_t> codes;
   codes.reserve(text.size());
@@ -120,7 +128,8 @@ inline bool to_normal_form(std::string& text, int form) {
     const Utf8Char c = next_char(std::string_view(text).substr(i, 4));
     utf8proc_int32_t parts[32];
     int boundary = 0;
-    const utf8proc_ssize_t n = utf8proc_decompose_char(utf8proc_int32_t(c.code), parts, 32, utf8proc_option_t(form), &boundary);
+    const utf8proc_ssize_t n =
+        utf8proc_decompose_char(utf8proc_int32_t(c.code), parts, 32, utf8proc_option_t(form), &boundary);
     if (n < 0 || n > 32) return false;
     codes.insert(codes.end(), parts, parts + n);
     i += c.length;
@@ -133,7 +142,8 @@ inline bool to_normal_form(std::string& text, int form) {
                      [&](utf8proc_int32_t a, utf8proc_int32_t b) { return rank(a) < rank(b); });
     i = end + 1;
   }
-  const utf8proc_ssize_t n = utf8proc_normalize_utf32(codes.data(), utf8proc_ssize_t(codes.size()), utf8proc_option_t(form));
+  const utf8proc_ssize_t n =
+      utf8proc_normalize_utf32(codes.data(), utf8proc_ssize_t(codes.size()), utf8proc_option_t(form));
   if (n < 0) return false;
   text.clear();
   for (std::size_t i = 0; i < std::size_t(n); ++i) append_utf8(text, std::uint32_t(codes[i]));
@@ -141,7 +151,8 @@ inline bool to_normal_form(std::string& text, int form) {
 }
 
 /// `text` is valid UTF-8; so is the result.
-inline Result<std::string> normalize(const std::vector<NormalizeStep>& steps, std::string_view text, const std::string& where) {
+inline Result<std::string> normalize(const std::vector<NormalizeStep>& steps, std::string_view text,
+                                     const std::string& where) {
   // Replacements multiply: a file may not turn a text into something unboundedly long.
   const std::size_t limit = (std::size_t(1) << 20) + 64 * text.size();
   std::string current(text);
@@ -160,7 +171,8 @@ inline Result<std::string> normalize(const std::vector<NormalizeStep>& steps, st
       }
     }
     if (current.size() > limit)
-      return Error{ErrorCode::overflow, where + ": normalizer", "at most " + std::to_string(limit) + " bytes", std::to_string(current.size())};
+      return Error{ErrorCode::overflow, where + ": normalizer", "at most " + std::to_string(limit) + " bytes",
+                   std::to_string(current.size())};
   }
   return current;
 }

@@ -1,4 +1,4 @@
-// The "pre_tokenizer" of a tokenizer.json: how a normalized text is cut into words, which the model then splits into tokens.
+// The "pre_tokenizer" of a tokenizer.json: how a normalized text is cut into words, which the model then splits.
 #pragma once
 
 #include <klens/io/tokenizer_normalize.hpp>
@@ -27,7 +27,10 @@ struct Word {
 /// Cuts words at matches. `find(text, sink)` calls sink(Match) from left to right.
 template <class Find>
 Result<void> split_words(std::vector<Word>& words, SplitBehavior behavior, bool invert, Find&& find) {
-  struct Span { std::size_t begin, end; bool match; };
+  struct Span {
+    std::size_t begin, end;
+    bool match;
+  };
   std::vector<Word> out;
   std::vector<Span> spans, merged;
   for (Word& word : words) {
@@ -46,8 +49,10 @@ Result<void> split_words(std::vector<Word>& words, SplitBehavior behavior, bool 
     if (behavior == SplitBehavior::merged_with_next) {
       for (std::size_t i = spans.size(); i-- > 0;) {
         const Span s = spans[i];
-        if (s.match && !previous && !merged.empty()) merged.back().begin = s.begin;
-        else merged.push_back(s);
+        if (s.match && !previous && !merged.empty())
+          merged.back().begin = s.begin;
+        else
+          merged.push_back(s);
         previous = s.match;
       }
       std::ranges::reverse(merged);
@@ -59,19 +64,24 @@ Result<void> split_words(std::vector<Word>& words, SplitBehavior behavior, bool 
             if (!s.match) merged.push_back(s);
             break;
           case SplitBehavior::contiguous:
-            if (s.match == previous && !merged.empty()) merged.back().end = s.end;
-            else merged.push_back(s);
+            if (s.match == previous && !merged.empty())
+              merged.back().end = s.end;
+            else
+              merged.push_back(s);
             break;
           default:  // merged_with_previous
-            if (s.match && !previous && !merged.empty()) merged.back().end = s.end;
-            else merged.push_back(s);
+            if (s.match && !previous && !merged.empty())
+              merged.back().end = s.end;
+            else
+              merged.push_back(s);
             break;
         }
         previous = s.match;
       }
     }
     for (const Span& s : merged)
-      if (s.end > s.begin) out.push_back({std::string(text.substr(s.begin, s.end - s.begin)), word.first && s.begin == 0});
+      if (s.end > s.begin)
+        out.push_back({std::string(text.substr(s.begin, s.end - s.begin)), word.first && s.begin == 0});
   }
   words = std::move(out);
   return {};
@@ -93,24 +103,25 @@ struct SplitStep {
   enum class Kind { pattern, digits, punctuation, bytes, metaspace } kind = Kind::pattern;
   SplitBehavior behavior = SplitBehavior::isolated;
   bool invert = false;
-  TextPattern pattern;                 // pattern; the GPT-2 pattern of bytes where it has one
-  bool add_prefix_space = false;       // bytes
-  std::string replacement;             // metaspace: stands for the space
+  TextPattern pattern;            // pattern; the GPT-2 pattern of bytes where it has one
+  bool add_prefix_space = false;  // bytes
+  std::string replacement;        // metaspace: stands for the space
   enum class Prefix { never, first, always } prefix = Prefix::never;
   bool split = true;
 };
 
 inline Result<SplitBehavior> read_behavior(const Json& j, const std::string& where) {
   KLENS_TRY(const std::string name, json_string(j, "behavior", where));
-  constexpr std::pair<std::string_view, SplitBehavior> known[] = {{"Isolated", SplitBehavior::isolated},
-                                                                  {"Removed", SplitBehavior::removed},
-                                                                  {"MergedWithPrevious", SplitBehavior::merged_with_previous},
-                                                                  {"MergedWithNext", SplitBehavior::merged_with_next},
-                                                                  {"Contiguous", SplitBehavior::contiguous}};
+  constexpr std::pair<std::string_view, SplitBehavior> known[] = {
+      {"Isolated", SplitBehavior::isolated},
+      {"Removed", SplitBehavior::removed},
+      {"MergedWithPrevious", SplitBehavior::merged_with_previous},
+      {"MergedWithNext", SplitBehavior::merged_with_next},
+      {"Contiguous", SplitBehavior::contiguous}};
   for (const auto& [text, behavior] : known)
     if (text == name) return behavior;
-  return Error{ErrorCode::unsupported, where + ": 'behavior'", "Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous",
-               "'" + clip(name, 40) + "'"};
+  return Error{ErrorCode::unsupported, where + ": 'behavior'",
+               "Isolated, Removed, MergedWithPrevious, MergedWithNext or Contiguous", "'" + clip(name, 40) + "'"};
 }
 
 /// Options of Metaspace, shared by pre-tokenizer and decoder.
@@ -128,15 +139,21 @@ inline Result<MetaspaceOptions> read_metaspace(const Json& j, const std::string&
     return Error{ErrorCode::format, where + ": 'replacement'", "one character", "'" + clip(m.replacement, 40) + "'"};
   KLENS_TRY(const bool prefix_space, json_bool_or(j, "add_prefix_space", where, true));
   KLENS_TRY(const std::string scheme, json_string_or(j, "prepend_scheme", where, prefix_space ? "always" : "never"));
-  if (scheme == "always") m.prefix = SplitStep::Prefix::always;
-  else if (scheme == "first") m.prefix = SplitStep::Prefix::first;
-  else if (scheme == "never") m.prefix = SplitStep::Prefix::never;
-  else return Error{ErrorCode::unsupported, where + ": 'prepend_scheme'", "always, first or never", "'" + clip(scheme, 40) + "'"};
+  if (scheme == "always")
+    m.prefix = SplitStep::Prefix::always;
+  else if (scheme == "first")
+    m.prefix = SplitStep::Prefix::first;
+  else if (scheme == "never")
+    m.prefix = SplitStep::Prefix::never;
+  else
+    return Error{ErrorCode::unsupported, where + ": 'prepend_scheme'", "always, first or never",
+                 "'" + clip(scheme, 40) + "'"};
   KLENS_TRY(m.split, json_bool_or(j, "split", where, true));
   return m;
 }
 
-inline Result<void> read_splitter(const Json& j, const std::string& where, std::vector<SplitStep>& steps, int depth = 0) {
+inline Result<void> read_splitter(const Json& j, const std::string& where, std::vector<SplitStep>& steps,
+                                  int depth = 0) {
   if (j.is_null()) return {};
   KLENS_TRY(const std::string type, json_string(j, "type", where));
   const std::string place = where + " " + clip(type, 40);
@@ -179,8 +196,8 @@ inline Result<void> read_splitter(const Json& j, const std::string& where, std::
     step.prefix = m.prefix;
     step.split = m.split;
   } else {
-    return Error{ErrorCode::unsupported, where + ": 'type'", "ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence",
-                 "'" + clip(type, 40) + "'"};
+    return Error{ErrorCode::unsupported, where + ": 'type'",
+                 "ByteLevel, Split, Digits, Punctuation, Metaspace or Sequence", "'" + clip(type, 40) + "'"};
   }
   steps.push_back(std::move(step));
   return {};
@@ -197,18 +214,22 @@ inline std::string to_byte_alphabet(std::string_view text) {
 inline Result<void> apply_split(const SplitStep& step, std::vector<Word>& words) {
   switch (step.kind) {
     case SplitStep::Kind::pattern:
-      return split_words(words, step.behavior, step.invert, [&](std::string_view text, auto&& sink) { return step.pattern.for_each_match(text, sink); });
+      return split_words(words, step.behavior, step.invert,
+                         [&](std::string_view text, auto&& sink) { return step.pattern.for_each_match(text, sink); });
     case SplitStep::Kind::digits:
-      return split_words(words, step.behavior, false, [&](std::string_view text, auto&& sink) { return for_each_char(text, is_numeric, sink); });
+      return split_words(words, step.behavior, false,
+                         [&](std::string_view text, auto&& sink) { return for_each_char(text, is_numeric, sink); });
     case SplitStep::Kind::punctuation:
-      return split_words(words, step.behavior, false, [&](std::string_view text, auto&& sink) { return for_each_char(text, is_punctuation, sink); });
+      return split_words(words, step.behavior, false,
+                         [&](std::string_view text, auto&& sink) { return for_each_char(text, is_punctuation, sink); });
     case SplitStep::Kind::bytes:
       if (step.add_prefix_space)
         for (Word& w : words)
           if (!w.text.empty() && w.text[0] != ' ') w.text.insert(0, 1, ' ');
       if (step.pattern.regex)
-        KLENS_OK(split_words(words, SplitBehavior::isolated, false,
-                             [&](std::string_view text, auto&& sink) { return step.pattern.for_each_match(text, sink); }));
+        KLENS_OK(split_words(words, SplitBehavior::isolated, false, [&](std::string_view text, auto&& sink) {
+          return step.pattern.for_each_match(text, sink);
+        }));
       for (Word& w : words) w.text = to_byte_alphabet(w.text);
       return {};
     case SplitStep::Kind::metaspace: {
@@ -216,7 +237,8 @@ inline Result<void> apply_split(const SplitStep& step, std::vector<Word>& words)
       for (Word& w : words) {
         // A space becomes at most four bytes.
         KLENS_TRY(w.text, space.replace(w.text, step.replacement, 4 * w.text.size(), "Metaspace"));
-        const bool wanted = step.prefix == SplitStep::Prefix::always || (step.prefix == SplitStep::Prefix::first && w.first);
+        const bool wanted =
+            step.prefix == SplitStep::Prefix::always || (step.prefix == SplitStep::Prefix::first && w.first);
         if (wanted && !w.text.empty() && !w.text.starts_with(step.replacement)) w.text.insert(0, step.replacement);
       }
       if (!step.split) return {};

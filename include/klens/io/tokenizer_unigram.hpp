@@ -1,5 +1,5 @@
-// Unigram: the segmentation of a word whose tokens have the largest sum of scores (Viterbi over byte positions). A character
-// that no token covers costs the lowest score minus 10.
+// Unigram: the segmentation of a word whose tokens have the largest sum of scores (Viterbi over byte positions). A
+// character that no token covers costs the lowest score minus 10.
 #pragma once
 
 #include <klens/io/tokenizer_bpe.hpp>
@@ -20,12 +20,14 @@ class Unigram {
     Unigram u;
     KLENS_TRY(const Json* const vocab, json_array(model, "vocab", where));
     constexpr std::size_t most = 1 << 22;
-    if (vocab->empty() || vocab->size() > most) return key_error(vocab, "vocab", where, "1.." + std::to_string(most) + " tokens");
+    if (vocab->empty() || vocab->size() > most)
+      return key_error(vocab, "vocab", where, "1.." + std::to_string(most) + " tokens");
     double lowest = std::numeric_limits<double>::infinity();
     for (std::size_t i = 0; i < vocab->size(); ++i) {
       const Json& entry = (*vocab)[i];
       if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number())
-        return Error{ErrorCode::format, where + ": 'vocab'[" + std::to_string(i) + "]", "[token, score]", describe(entry)};
+        return Error{ErrorCode::format, where + ": 'vocab'[" + std::to_string(i) + "]", "[token, score]",
+                     describe(entry)};
       const std::string& token = entry[0].get_ref<const std::string&>();
       KLENS_OK(vocabulary.add(token, std::int64_t(i), where + ": 'vocab'"));
       u.scores_.push_back(entry[1].get<double>());
@@ -43,8 +45,14 @@ class Unigram {
   }
 
   /// Appends the tokens of a word of valid UTF-8. Without an unknown token, a word that needs one is an Error.
-  Result<void> encode(std::string_view word, const Vocabulary&, const std::string& where, std::vector<std::int32_t>& out) const {
-    struct Node { double score = 0; std::size_t from = 0; std::int32_t id = -1; bool reached = false; };
+  Result<void> encode(std::string_view word, const Vocabulary&, const std::string& where,
+                      std::vector<std::int32_t>& out) const {
+    struct Node {
+      double score = 0;
+      std::size_t from = 0;
+      std::int32_t id = -1;
+      bool reached = false;
+    };
     std::vector<Node> best(word.size() + 1);
     best[0].reached = true;
     const auto offer = [&](std::size_t from, std::size_t to, std::int32_t id, double score) {
@@ -64,25 +72,31 @@ class Unigram {
         }
       }
       if (!single) {
-        if (unknown_ < 0) return Error{ErrorCode::missing, where + ": 'unk_id'", "an unknown token for '" + clip(word, 40) + "'", "none"};
+        if (unknown_ < 0)
+          return Error{ErrorCode::missing, where + ": 'unk_id'", "an unknown token for '" + clip(word, 40) + "'",
+                       "none"};
         offer(at, at + length, unknown_, best[at].score + unknown_score_);
       }
       at += length;
     }
     const std::size_t first = out.size();
     for (std::size_t at = word.size(); at > 0; at = best[at].from)
-      if (best[at].id != unknown_ || out.size() == first || out.back() != unknown_) out.push_back(best[at].id);  // unknowns in a row are one
+      if (best[at].id != unknown_ || out.size() == first || out.back() != unknown_)
+        out.push_back(best[at].id);  // unknowns in a row are one
     std::reverse(out.begin() + std::ptrdiff_t(first), out.end());
     return {};
   }
 
  private:
-  static std::uint64_t edge_of(std::int32_t node, char byte) { return std::uint64_t(std::uint32_t(node)) << 8 | static_cast<unsigned char>(byte); }
+  static std::uint64_t edge_of(std::int32_t node, char byte) {
+    return std::uint64_t(std::uint32_t(node)) << 8 | static_cast<unsigned char>(byte);
+  }
 
   Result<void> add_to_trie(std::string_view token, std::int32_t id, const std::string& where) {
     constexpr std::size_t longest = 1024;  // the search looks ahead that far at every character
     if (token.size() > longest)
-      return Error{ErrorCode::overflow, where + ": 'vocab'", "tokens of at most " + std::to_string(longest) + " bytes", std::to_string(token.size())};
+      return Error{ErrorCode::overflow, where + ": 'vocab'", "tokens of at most " + std::to_string(longest) + " bytes",
+                   std::to_string(token.size())};
     std::int32_t node = 0;
     for (char byte : token) {
       const auto [it, inserted] = edges_.try_emplace(edge_of(node, byte), std::int32_t(ends_.size()));
@@ -95,7 +109,7 @@ class Unigram {
 
   std::vector<double> scores_;
   std::unordered_map<std::uint64_t, std::int32_t> edges_;
-  std::vector<std::int32_t> ends_ = {-1};   // by trie node: the token that ends here, or -1
+  std::vector<std::int32_t> ends_ = {-1};  // by trie node: the token that ends here, or -1
   std::int32_t unknown_ = -1;
   double unknown_score_ = 0;
 };

@@ -16,11 +16,12 @@ namespace klens {
 struct Utf8Char {
   std::uint32_t code = 0;
   std::uint32_t length = 0;
-  bool valid = true;      // false: a maximal ill-formed sequence of `length` bytes; code is U+FFFD
+  bool valid = true;  // false: a maximal ill-formed sequence of `length` bytes; code is U+FFFD
 };
 
-/// Decodes the character at the start of `text`. Ill-formed bytes are taken as the Unicode standard recommends ("maximal
-/// subpart", the rule of Rust's and Python's lossy decoders), so that all of them count the same replacements.
+/// Decodes the character at the start of `text`. Ill-formed bytes are taken as the Unicode standard recommends
+/// ("maximal subpart", the rule of Rust's and Python's lossy decoders), so that all of them count the same
+/// replacements.
 inline Utf8Char next_char(std::string_view text) {
   if (text.empty()) return {0, 0, true};
   const auto byte = [&](std::size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
@@ -28,10 +29,14 @@ inline Utf8Char next_char(std::string_view text) {
   if (b0 < 0x80) return {b0, 1, true};
   unsigned need = 0, low = 0x80, high = 0xbf;
   std::uint32_t code = 0;
-  if (b0 >= 0xc2 && b0 <= 0xdf) need = 1, code = b0 & 0x1f;
-  else if (b0 >= 0xe0 && b0 <= 0xef) need = 2, code = b0 & 0x0f, low = b0 == 0xe0 ? 0xa0 : 0x80, high = b0 == 0xed ? 0x9f : 0xbf;
-  else if (b0 >= 0xf0 && b0 <= 0xf4) need = 3, code = b0 & 0x07, low = b0 == 0xf0 ? 0x90 : 0x80, high = b0 == 0xf4 ? 0x8f : 0xbf;
-  else return {0xfffd, 1, false};
+  if (b0 >= 0xc2 && b0 <= 0xdf)
+    need = 1, code = b0 & 0x1f;
+  else if (b0 >= 0xe0 && b0 <= 0xef)
+    need = 2, code = b0 & 0x0f, low = b0 == 0xe0 ? 0xa0 : 0x80, high = b0 == 0xed ? 0x9f : 0xbf;
+  else if (b0 >= 0xf0 && b0 <= 0xf4)
+    need = 3, code = b0 & 0x07, low = b0 == 0xf0 ? 0x90 : 0x80, high = b0 == 0xf4 ? 0x8f : 0xbf;
+  else
+    return {0xfffd, 1, false};
   for (unsigned i = 1; i <= need; ++i) {
     const unsigned b = byte(i);
     if (i >= text.size() || b < low || b > high) return {0xfffd, i, false};
@@ -78,17 +83,21 @@ inline std::size_t incomplete_tail(std::string_view text) {
 }
 
 inline void append_utf8(std::string& out, std::uint32_t code) {
-  if (code < 0x80) out.push_back(char(code));
-  else if (code < 0x800) out.append({char(0xc0 | code >> 6), char(0x80 | (code & 0x3f))});
-  else if (code < 0x10000) out.append({char(0xe0 | code >> 12), char(0x80 | (code >> 6 & 0x3f)), char(0x80 | (code & 0x3f))});
+  if (code < 0x80)
+    out.push_back(char(code));
+  else if (code < 0x800)
+    out.append({char(0xc0 | code >> 6), char(0x80 | (code & 0x3f))});
+  else if (code < 0x10000)
+    out.append({char(0xe0 | code >> 12), char(0x80 | (code >> 6 & 0x3f)), char(0x80 | (code & 0x3f))});
   else
-    out.append({char(0xf0 | code >> 18), char(0x80 | (code >> 12 & 0x3f)), char(0x80 | (code >> 6 & 0x3f)), char(0x80 | (code & 0x3f))});
+    out.append({char(0xf0 | code >> 18), char(0x80 | (code >> 12 & 0x3f)), char(0x80 | (code >> 6 & 0x3f)),
+                char(0x80 | (code & 0x3f))});
 }
 
 /// Property White_Space.
 constexpr bool is_white_space(std::uint32_t c) {
-  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 ||
-         c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
+  return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
+         c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
 /// Categories N*.
@@ -108,7 +117,8 @@ inline bool is_punctuation(std::uint32_t c) {
 /// What \w means: letters, marks, decimal and letter numbers, connectors, joiners.
 inline bool is_word(std::uint32_t c) {
   const utf8proc_category_t g = utf8proc_category(utf8proc_int32_t(c));
-  return (g >= UTF8PROC_CATEGORY_LU && g <= UTF8PROC_CATEGORY_NL) || g == UTF8PROC_CATEGORY_PC || c == 0x200c || c == 0x200d;
+  return (g >= UTF8PROC_CATEGORY_LU && g <= UTF8PROC_CATEGORY_NL) || g == UTF8PROC_CATEGORY_PC || c == 0x200c ||
+         c == 0x200d;
 }
 
 /// GPT-2's alphabet: a printable character for each byte (Latin-1 where it prints, else U+0100 upwards in byte order).

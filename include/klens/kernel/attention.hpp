@@ -1,18 +1,19 @@
 // Causal attention with an optional sliding window and always visible meta tokens (kernel/args.hpp, AttentionArgs).
 //
 //   s[j] = scale * (q[0] k[j][0] + q[1] k[j][1] + ...)      one FMA chain over d ascending; lane = position j
-//   p[j] = exp(s[j] - max s);   total = sum p               16 lanes, blocks of 16 positions ascending, then the fixed tree
-//   out  = (p[0] v[0] + p[1] v[1] + ...) / total            one FMA chain over visible positions ascending; lane = column
+//   p[j] = exp(s[j] - max s);   total = sum p               16 lanes, blocks of 16 positions ascending, then the tree
+//   out  = (p[0] v[0] + p[1] v[1] + ...) / total            one FMA chain over visible positions; lane = column
 //
-// Position j is visible to query i if j <= i and (window == 0 or i - j <= window or j < meta): two ranges [0, meta_end) and
-// [low, high). Scores are kept for all positions of a tile of up to 8 queries (scratch), so the maximum is known before the
-// first exponential: two passes, no rescaling. Every sum above depends on the query alone: blocks are aligned to absolute
-// position, an invisible score adds +0 to a lane, an invisible value is not added at all. So a query's bits do not depend
-// on the other queries of its tile: prefill in any chunks, and stepping, agree bit for bit.
-// Loads of K and V are shared by the queries of a tile in registers: 8 queries x 2 vectors on AVX-512 (16 accumulators), 4 x 1
-// on AVX2 (8 of 16 registers); one query takes 8 (4) vectors, enough independent chains to hide an FMA's 4 cycles.
-// Cost: 2 (qk_dim + v_dim) FLOP per visible pair, and one exp. Error: 1e-5 of max |v| against float64.
-// Oracle: tests/oracle/sequence.hpp, attention; tests tests/kernel/attention.cpp.
+// Position j is visible to query i if j <= i and (window == 0 or i - j <= window or j < meta): two ranges [0,
+// meta_end) and [low, high). Scores are kept for all positions of a tile of up to 8 queries (scratch), so the maximum
+// is known before the first exponential: two passes, no rescaling. Every sum above depends on the query alone: blocks
+// are aligned to absolute position, an invisible score adds +0 to a lane, an invisible value is not added at all. So a
+// query's bits do not depend on the other queries of its tile: prefill in any chunks, and stepping, agree bit for bit.
+// Loads of K and V are shared by the queries of a tile in registers: 8 queries x 2 vectors on AVX-512 (16
+// accumulators), 4 x 1 on AVX2 (8 of 16 registers); one query takes 8 (4) vectors, enough independent chains to hide
+// an FMA's 4 cycles.
+// Cost: 2 (qk_dim + v_dim) FLOP per visible pair, and one exp. Error: 1e-5 of max |v| against
+// float64. Oracle: tests/oracle/sequence.hpp, attention; tests tests/kernel/attention.cpp.
 #pragma once
 
 #include <klens/kernel/args.hpp>
@@ -52,7 +53,8 @@ KLENS_INLINE Range visible_range(const AttentionArgs& a, int i) {
 KLENS_INLINE v16f keep_visible(const Range& r, int first, v16f x, float hidden) {
   if ((first >= r.low && first + lanes <= r.high) || first + lanes <= r.meta_end) return x;
   const m16 meta = first_n(least(lanes, most(0, r.meta_end - first)));
-  const m16 below = first_n(least(lanes, most(0, r.low - first))), until = first_n(least(lanes, most(0, r.high - first)));
+  const m16 below = first_n(least(lanes, most(0, r.low - first)));
+  const m16 until = first_n(least(lanes, most(0, r.high - first)));
   return select(meta | (until & !below), x, splat(hidden));
 }
 
@@ -172,22 +174,29 @@ KLENS_INLINE void mix_range(const Tile& tile, int query, int begin, int end) {
     for (; column + vectors_of<M> * lanes <= tile.v_dim; column += vectors_of<M> * lanes)
       mix_columns<M, vectors_of<M>>(tile, query, begin, end, column, lanes);
   }
-  for (; column < tile.v_dim; column += lanes) mix_columns<M, 1>(tile, query, begin, end, column, least(lanes, tile.v_dim - column));
+  for (; column < tile.v_dim; column += lanes)
+    mix_columns<M, 1>(tile, query, begin, end, column, least(lanes, tile.v_dim - column));
 }
 
 KLENS_INLINE void mix_shared(const Tile& tile, int begin, int end) {
-  split_queries(tile.queries, [&]<int M>(Count<M>, int query) __attribute__((always_inline)) { mix_range<M>(tile, query, begin, end); });
+  split_queries(tile.queries, [&]<int M>(Count<M>, int query) __attribute__((always_inline)) {
+    mix_range<M>(tile, query, begin, end);
+  });
 }
 
 /// What only some queries see, one query at a time; not inlined: few positions, and it keeps the code small.
-KLENS_NOINLINE inline void mix_alone(const Tile& tile, int query, int begin, int end) { mix_range<1>(tile, query, begin, end); }
+KLENS_NOINLINE inline void mix_alone(const Tile& tile, int query, int begin, int end) {
+  mix_range<1>(tile, query, begin, end);
+}
 
 }  // namespace attention_detail
 
 inline void attention(const AttentionArgs& a) {
   using namespace attention_detail;
   const int tiles = int(div_up(a.tokens, query_tile)), heads_per_kv = a.heads / a.cache.kv_heads;
-  const std::int64_t qk = a.cache.qk_dim, vd = a.cache.v_dim, v_stride = round_up(vd, lanes), capacity = a.cache.capacity;
+  const std::int64_t qk = a.cache.qk_dim, vd = a.cache.v_dim, v_stride = round_up(vd, lanes);
+  const std::int64_t capacity = a.cache.capacity;
+  KLENS_ASSERT(a.position + a.tokens <= capacity && a.heads % a.cache.kv_heads == 0);
   for (int item = a.begin; item < a.end; ++item) {
     const int head = item / tiles, t = item % tiles * query_tile, queries = least(query_tile, a.tokens - t);
     const int kv_head = head / heads_per_kv;
@@ -203,7 +212,8 @@ inline void attention(const AttentionArgs& a) {
     float total[query_tile];
     for (int query = 0; query < queries; ++query) {
       total[query] = exponentials(tile.score + query * tile.score_stride, visible_range(a, i + query));
-      for (int c = 0; c < vd; c += lanes) store_n(tile.out + query * tile.out_stride + c, zero(), least(lanes, int(vd) - c));
+      for (int c = 0; c < vd; c += lanes)
+        store_n(tile.out + query * tile.out_stride + c, zero(), least(lanes, int(vd) - c));
     }
     // Ascending for every query: meta tokens of all, low edge of each, what all see, high edge of each.
     const int begin = last.low, end = most(begin, first.high);

@@ -34,7 +34,7 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], const unsigned char* lines, std::int6
         unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
           const v16i line = u8_line<C>(at + p * panel_bytes, i);
           unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
-            const v16f w = float_of_byte<C>(line, j);
+            const v16f w = float_of_byte<C>(line, levels, j);
             unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, x + t * stride + k + 4 * i + j); });
           });
         });

@@ -23,7 +23,8 @@ inline void kv_append(const KvAppendArgs& a) {
       float* column = k_head + p / lanes * qk * lanes + p % lanes;
       for (std::int64_t d = 0; d < qk; ++d) column[d * lanes] = k[d];
       float* v_row = v_head + p * v_stride;
-      for (std::int64_t c = 0; c < vd; c += lanes) store(v_row + c, load_n(v + c, int(vd - c < lanes ? vd - c : lanes)));
+      for (std::int64_t c = 0; c < vd; c += lanes)
+        store(v_row + c, load_n(v + c, int(vd - c < lanes ? vd - c : lanes)));
     }
   }
 }

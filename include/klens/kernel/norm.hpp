@@ -5,8 +5,8 @@
 //
 // Sum of squares: vector v of the row goes to accumulator v mod 4 of four 16-lane chains (fma), joined as
 // (s0 + s1) + (s2 + s3), then the fixed tree over lanes: the order depends on the width alone. Columns past `width` are
-// neither read nor counted; the outputs there are 0 up to round_up(width, 16). mean_norm may write onto a or b, rms_norm
-// onto x. Bytes: a row is read twice (the second time from L1) and written once.
+// neither read nor counted; the outputs there are 0 up to round_up(width, 16). mean_norm may write onto a or b,
+// rms_norm onto x. Bytes: a row is read twice (the second time from L1) and written once.
 // Error: 3 roundings of the product + half the relative error of the sum, <= (width / 64 + 8) 2^-25; in practice 3 ulp.
 // Oracle: tests/oracle/sequence.hpp, rms_norm; test tests/kernel/norm.cpp.
 #pragma once

@@ -5,7 +5,8 @@
 //
 // c and s of a position come from a table made at load in double (core/det_math.hpp) and rounded once. Rows hold
 // heads * head_dim columns; nothing beyond them is touched, halves need not be multiples of 16.
-// Bytes: 8 per element. Error: 2^-23 (|x[i]| + |x[i + d/2]|). Oracle: tests/oracle/sequence.hpp; test tests/kernel/rope.cpp.
+// Bytes: 8 per element. Error: 2^-23 (|x[i]| + |x[i + d/2]|). Oracle: tests/oracle/sequence.hpp; test
+// tests/kernel/rope.cpp.
 #pragma once
 
 #include <klens/kernel/args.hpp>

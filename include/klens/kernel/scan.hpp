@@ -5,11 +5,11 @@
 //   y = fma(h[N-1], C[t][N-1], ... fma(h[0], C[t][0], D x)),  then y silu(z) where there is a gate
 //
 // One FMA chain over n ascending, started from D x; everything is elementwise in the lane, so chunking the tokens,
-// stepping, or splitting the channels cannot change a bit. Any n_state; h stays in `state`, 64 n_state bytes per group, in L1.
-// In the last, partial group only real channels are read (the rest counts as 0 and the state there stays 0), whole vectors
-// are written. Bytes per token and channel: 16 read and written, plus B and C once per group. Cost per 16 updates: 10
-// multiplications or FMA, 4 additions or maxima, 2 integer operations, 3 loads, 2 broadcasts, 1 store.
-// Error: max |err(h)| <= 2^-24 (8 + 2 / (1 - decay_max)) max |h| against float64 of the same inputs.
+// stepping, or splitting the channels cannot change a bit. Any n_state; h stays in `state`, 64 n_state bytes per
+// group, in L1. In the last, partial group only real channels are read (the rest counts as 0 and the state there stays
+// 0), whole vectors are written. Bytes per token and channel: 16 read and written, plus B and C once per group. Cost
+// per 16 updates: 10 multiplications or FMA, 4 additions or maxima, 2 integer operations, 3 loads, 2 broadcasts, 1
+// store. Error: max |err(h)| <= 2^-24 (8 + 2 / (1 - decay_max)) max |h| against float64 of the same inputs.
 // Oracle: tests/oracle/sequence.hpp, scan_step; tests tests/kernel/scan.cpp (65 536 tokens).
 #pragma once
 
@@ -41,8 +41,8 @@ KLENS_INLINE void update(v16f& h, v16f& y, const Token& token, v16f a2, float b,
   y = fma(h, splat(c), y);
 }
 
-/// All tokens of one group. Sixteen zmm of state beside exp2's ten constants do not fit 32 registers (gcc 12 spills both), so
-/// the state stays in L1 on every level: as fast along many tokens, 1.6 times faster for one.
+/// All tokens of one group. Sixteen zmm of state beside exp2's ten constants do not fit 32 registers (gcc 12 spills
+/// both), so the state stays in L1 on every level: as fast along many tokens, 1.6 times faster for one.
 KLENS_INLINE void scan_group(const ScanArgs& a, std::int64_t first, int n) {
   const std::int64_t padded = round_up(a.channels, lanes);
   const v16f bias = a.dt_bias != nullptr ? load(a.dt_bias + first) : zero(), d = load(a.d + first);

@@ -1,18 +1,19 @@
-// Comparison of two logit rows (kernel/args.hpp, VocabKlArgs): KL both ways, squared errors, NLL, argmax. Never negative KL.
+// Two logit rows compared (kernel/args.hpp, VocabKlArgs): KL both ways, squared errors, NLL, argmax. KL is never < 0.
 //
 // With D = zp - zq, any constant c, v = D - c, phi(v) = exp(-v) - 1 + v >= 0, d = E_p[v], F = E_p[phi(v)]:
 //   KL(p||q) = log E_p[exp(-D)] + E_p[D] = d + log1p(F - d)         exactly, for every c
-// and KL(q||p) is the same with p, q exchanged and v negated. phi has full relative accuracy: the series of its even and odd
-// part for |v| < 1/2, beyond that p phi(v) = e_p (v - 1) + K e_q with K = exp(max zq - max zp + c), no third exponential.
-// c = D at the argmax of p; where d still cancels most of F (KL (1 + F - d) < F / 16) the second pass is run again with c + d.
-// Where E_p[exp(-v)] = 1 + F - d is far from 1 it is read off the normalisers instead: log E = log K + log(sum e_q / sum e_p).
+// and KL(q||p) is the same with p, q exchanged and v negated. phi has full relative accuracy: the series of its even
+// and odd part for |v| < 1/2, beyond that p phi(v) = e_p (v - 1) + K e_q with K = exp(max zq - max zp + c), no third
+// exponential. c = D at the argmax of p; where d still cancels most of F (KL (1 + F - d) < F / 16) the second pass is
+// run again with c + d. Where E_p[exp(-v)] = 1 + F - d is far from 1 it is read off the normalisers instead: log E =
+// log K + log(sum e_q / sum e_p).
 //
-// Pass 1: maxima, argmax, sums of z, D and squares. Pass 2: exponentials and centred squares. 16 fp32 lanes, 256 logits at a
-// time into double totals, in order: the row is the only thing a bit depends on. Rows are read 2 x 8 bytes per logit, the
-// second time from cache. log, exp of scalars: core/det_math.hpp, so that every libm gives the same bits.
-// Error against long double of the same fp32 logits: |KL - exact| <= 1e-15 + 1e-5 KL (typically 2e-7 KL), exactly 0 for equal
-// rows; NLL 1e-6 absolute. Logits must be finite: others give NaN. Oracle: tests/oracle/sequence.hpp, row_stats; tests
-// tests/kernel/vocab_kl.cpp.
+// Pass 1: maxima, argmax, sums of z, D and squares. Pass 2: exponentials and centred squares. 16 fp32 lanes, 256
+// logits at a time into double totals, in order: the row is the only thing a bit depends on. Rows are read 2 x 8 bytes
+// per logit, the second time from cache. log, exp of scalars: core/det_math.hpp, so that every libm gives the same
+// bits. Error against long double of the same fp32 logits: |KL - exact| <= 1e-15 + 1e-5 KL (typically 2e-7 KL),
+// exactly 0 for equal rows; NLL 1e-6 absolute. Logits must be finite: others give NaN. Oracle:
+// tests/oracle/sequence.hpp, row_stats; tests tests/kernel/vocab_kl.cpp.
 #pragma once
 
 #include <klens/core/det_math.hpp>
@@ -73,7 +74,10 @@ struct Scan2 { double p = 0, q = 0, pv = 0, qv = 0, p_phi = 0, q_phi = 0, zc2 = 
 
 struct Centre { float max_p, max_q, c, k, inverse_k, mean_z, mean_d; };
 
-struct Lanes { v16f p = zero(), q = zero(), pv = zero(), qv = zero(), p_phi = zero(), q_phi = zero(), zc2 = zero(), dc = zero(), dc2 = zero(); };
+struct Lanes {
+  v16f p = zero(), q = zero(), pv = zero(), qv = zero(), p_phi = zero(), q_phi = zero();
+  v16f zc2 = zero(), dc = zero(), dc2 = zero();
+};
 
 /// One vector of logits; `real` masks the lanes behind the end of the row (whole: none).
 template <bool Whole>
@@ -139,12 +143,13 @@ KLENS_INLINE Divergence divergence(double weight, double weight_v, double weight
     const double kl = d + det::log1p(rest);
     return {kl < 0 ? 0 : kl, d, kl * (1 + rest) < f * 0.0625};  // an error of F counts for 1 / (1 + F - d) of itself
   }
-  const double kl = d + log_mean;  // far apart, or badly centred: KL is read off the normalisers, to about 1e-7 absolute
+  // far apart, or badly centred: KL is read off the normalisers, to about 1e-7 absolute
+  const double kl = d + log_mean;
   return {kl < 0 ? 0 : kl, d, kl < 0.5};
 }
 
-/// Largest |log K| for which K e stays far from overflow and clamped exponentials (1e-38 each) far from mattering; beyond it
-/// K = infinity, phi is of no use and `divergence` takes the normalisers.
+/// Largest |log K| for which K e stays far from overflow and clamped exponentials (1e-38 each) far from mattering;
+/// beyond it K = infinity, phi is of no use and `divergence` takes the normalisers.
 inline constexpr double log_k_limit = 20;
 
 KLENS_INLINE double log_k_of(const Scan1& one, float c) { return double(one.max_q) - double(one.max_p) + double(c); }
@@ -152,7 +157,8 @@ KLENS_INLINE double log_k_of(const Scan1& one, float c) { return double(one.max_
 KLENS_INLINE Centre centre_at(const Scan1& one, int vocab, float c) {
   const double log_k = log_k_of(one, c);
   const bool near = log_k <= log_k_limit && log_k >= -log_k_limit;
-  return {one.max_p, one.max_q, c, near ? float(det::exp(log_k)) : __builtin_inff(), near ? float(det::exp(-log_k)) : __builtin_inff(),
+  return {one.max_p, one.max_q, c, near ? float(det::exp(log_k)) : __builtin_inff(),
+      near ? float(det::exp(-log_k)) : __builtin_inff(),
           float(one.sum_z / vocab), float(one.sum_d / vocab)};
 }
 
@@ -180,7 +186,8 @@ KLENS_INLINE TokenStats compare(const float* zp, const float* zq, int vocab, int
   const float c = zp[r.top_p] - zq[r.top_p];
   const Scan2 two = second_pass(zp, zq, vocab, centre_at(one, vocab, c));
   r.sum_zc2 = two.zc2;
-  r.sum_dc2 = two.dc2 - two.dc * two.dc / vocab;  // the fp32 mean is off by 2^-24 of itself: matters beside a large offset
+  // the fp32 mean is off by 2^-24 of itself: matters beside a large offset
+  r.sum_dc2 = two.dc2 - two.dc * two.dc / vocab;
   if (r.sum_dc2 < 0) r.sum_dc2 = 0;
   const Both both = divergences(two, log_k_of(one, c));
   r.kl_pq = both.pq.kl;
@@ -199,7 +206,8 @@ KLENS_INLINE TokenStats compare(const float* zp, const float* zq, int vocab, int
 
 inline void vocab_kl(const VocabKlArgs& a) {
   for (int t = a.begin; t < a.end; ++t)
-    a.out[t] = vocab_kl_detail::compare(a.zp + t * a.stride, a.zq + t * a.stride, a.vocab, a.targets != nullptr ? a.targets[t] : -1);
+    a.out[t] = vocab_kl_detail::compare(a.zp + t * a.stride, a.zq + t * a.stride, a.vocab,
+        a.targets != nullptr ? a.targets[t] : -1);
 }
 
 }  // namespace klens::inline KLENS_NS

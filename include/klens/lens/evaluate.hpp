@@ -17,8 +17,8 @@ namespace klens {
 
 struct EvaluateOptions {
   int window = 256, windows = 0;               // tokens per window; windows at most (0: all)
-  std::string text_name;                       // for errors
-  std::function<void(std::int64_t done, std::int64_t total)> progress;   // in windows
+  std::string text_name = {};                  // for errors
+  std::function<void(std::int64_t done, std::int64_t total)> progress = {};   // in windows
   const std::atomic<bool>* cancel = nullptr;
 };
 

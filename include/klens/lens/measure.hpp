@@ -93,7 +93,7 @@ inline std::uint64_t model_hash(const Model& model) {
 /// KL of our f32 forward against the float64 one, on the first two windows. A large model takes fewer tokens of them: float64 by
 /// plain loops does some 10^9 multiplications per second and thread.
 inline Result<NoiseFloor> noise_floor(const Model& model, const Program& program, Ids ids, const Team& team, int window, int windows) {
-  constexpr std::int64_t most_products = 4'000'000'000;
+  constexpr std::int64_t most_products = 2'000'000'000;
   const Shape& s = model.shape();
   const int tokens = int(std::clamp<std::int64_t>(most_products / model.parameters(), std::min(16, window), window));
   KLENS_TRY(const Float64Forward exact, Float64Forward::open(model.path(), model.plan()));

@@ -1,15 +1,15 @@
 // exp2, exp, softplus, sigmoid, SiLU on 16 virtual lanes: the same bits on every ISA level.
 //
-//   exp2(x)     x = n + r, n = nearest integer by the magic number 1.5 2^23, r in [-1/2, 1/2]; 2^r by a degree-6 minimax
-//               polynomial with c0 = 1 exactly (so that 1 - exp2(x) keeps its accuracy for x -> 0: the scan's gain is
-//               1 / (1 - decay)); 2^n by an integer add to the exponent field. <= 1.1 ulp
+//   exp2(x)     x = n + r, n = nearest integer by the magic number 1.5 2^23, r in [-1/2, 1/2]; 2^r by a
+//               degree-6 minimax polynomial with c0 = 1 exactly (so that 1 - exp2(x) keeps its accuracy for x -> 0:
+//               the scan's gain is 1 / (1 - decay)); 2^n by an integer add to the exponent field. <= 1.1 ulp
 //   exp(x)      the same, r = x - n ln2 in two pieces, the same polynomial in units of ln2. <= 1.1 ulp
 //   softplus    max(x, 0) + log1p(exp(-|x|)), log1p(f) = f - s (f - R(s^2)), s = f / (2 + f). <= 2 ulp for every x,
 //               x << 0 too, where it tends to exp(x)
 //   sigmoid     1 / (1 + exp(-x)), true division. <= 2.5 ulp;   silu   x / (1 + exp(-x)). <= 2.5 ulp
 //
-// Arguments are clamped: exp2 to [-126, 128), exp to the same range over log2(e), so results are normal numbers, never 0
-// or infinity; NaN gives NaN. Division, not reciprocal approximations: those differ between vendors.
+// Arguments are clamped: exp2 to [-126, 128), exp to the same range over log2(e), so results are normal numbers, never
+// 0 or infinity; NaN gives NaN. Division, not reciprocal approximations: those differ between vendors.
 // Proof: dense sweeps against float64 in tests/kernel/math.cpp.
 #pragma once
 

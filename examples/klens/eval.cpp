@@ -1,0 +1,129 @@
+// klens eval: one row per artefact: perplexity with its error on each text, KL and top-1, bytes, speed.
+#include "common.hpp"
+#include "text.hpp"
+
+#include <klens/lens/evaluate.hpp>
+#include <klens/lens/speed.hpp>
+#include <klens/model/generic.hpp>
+#include <klens/report/report.hpp>
+
+namespace klens::cli {
+namespace {
+
+struct Options {
+  Common common;
+  std::vector<std::string> models, texts;
+  std::string against, output;
+  int windows = 0;
+  bool no_speed = false;
+};
+
+/// plan, uniform, or reference (float weights throughout).
+std::string kind_of(const Model& model) {
+  if (model.packed_info() != nullptr && !model.packed_info()->plan_json.empty()) return "plan";
+  for (int c = 0; c < int(model.components().size()); ++c)
+    if (const Grid g = model.precision(c).scheme.grid; g == Grid::uniform || g == Grid::nf4) return "uniform";
+  return "reference";
+}
+
+/// The uniform row a plan is compared with: the smallest that is at least as large; where there is none, the largest.
+int rival_of(const nlohmann::json& rows, std::size_t plan) {
+  int best = -1;
+  const auto bytes = [&](int r) { return rows[std::size_t(r)]["bytes"].get<std::int64_t>(); };
+  const auto size = bytes(int(plan));
+  for (int r = 0; r < int(rows.size()); ++r) {
+    if (rows[std::size_t(r)]["kind"] != "uniform") continue;
+    if (best < 0) best = r;
+    else if (bytes(r) >= size ? bytes(best) < size || bytes(r) < bytes(best) : bytes(best) < size && bytes(r) > bytes(best)) best = r;
+  }
+  return best;
+}
+
+Result<void> run(const Options& o) {
+  KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  const Program program = generic_program(*table);
+  ThreadTeam team(o.common.thread_count());
+  std::optional<Model> reference;
+  if (!o.against.empty()) {
+    KLENS_TRY(reference, load_model(o.against));
+  }
+  std::vector<std::vector<std::int32_t>> ids;
+  for (const auto& text : o.texts) {
+    KLENS_TRY(ids.emplace_back(), ids_of_text(o.against.empty() ? o.models.front() : o.against, text));
+  }
+  nlohmann::json rows = nlohmann::json::array();
+  std::vector<std::vector<Evaluation>> results;
+  Progress progress("eval");
+  const std::int64_t total = std::int64_t(o.models.size() * o.texts.size());
+  for (const auto& path : o.models) {
+    KLENS_TRY(const Model model, load_model(path));
+    nlohmann::json texts = nlohmann::json::array();
+    auto& evaluations = results.emplace_back();
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      EvaluateOptions options;
+      options.windows = o.windows, options.text_name = stem_of(o.texts[t]), options.cancel = &interrupted;
+      const std::int64_t before = std::int64_t((results.size() - 1) * ids.size() + t);
+      options.progress = [&](std::int64_t done, std::int64_t all) { progress(before * 1000 + done * 1000 / all, total * 1000); };
+      const Runner runner{&model, program}, teacher{reference ? &*reference : nullptr, program};
+      KLENS_TRY(evaluations.emplace_back(), evaluate(runner, ids[t], team.team(), options, reference ? &teacher : nullptr));
+      const Evaluation& e = evaluations.back();
+      nlohmann::json row = {{"text", options.text_name}, {"ppl", e.ppl}, {"ppl_se", e.ppl_se}, {"windows", e.windows}};
+      if (e.compared) {
+        const Estimate delta = estimate(e.delta_nll);
+        row.update({{"kl_pq", e.kl_pq.mean}, {"kl_pq_se", e.kl_pq.se}, {"kl_qp", e.kl_qp.mean}, {"kl_pq_p99", e.kl_pq.p99}, {"top1", e.top1}, {"mse", e.mse},
+                    {"delta_nll", delta.mean}, {"delta_nll_se", delta.se}});
+      }
+      texts.push_back(row);
+    }
+    nlohmann::json row = {{"name", stem_of(path)}, {"file", path}, {"kind", kind_of(model)}, {"bytes", model.payload_bytes()},
+                          {"bits_per_weight", 8.0 * double(model.payload_bytes()) / double(model.parameters())}, {"texts", texts}};
+    if (!o.no_speed) {
+      KLENS_TRY(const Speed speed, measure_speed(model, program, team.team()));
+      row.update({{"prefill_tokens_per_second", speed.prefill_tokens_per_second}, {"decode_tokens_per_second", speed.decode_tokens_per_second}});
+    }
+    rows.push_back(std::move(row));
+  }
+  progress.clear();
+
+  nlohmann::json verdicts = nlohmann::json::array();
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    if (rows[r]["kind"] != "plan") continue;
+    const int rival = rival_of(rows, r);
+    if (rival < 0) continue;
+    for (std::size_t t = 0; t < ids.size(); ++t) {
+      KLENS_TRY(const PairedDifference d, paired_difference(results[r][t], results[std::size_t(rival)][t]));
+      verdicts.push_back({{"plan", rows[r]["name"]}, {"against", rows[std::size_t(rival)]["name"]}, {"text", rows[r]["texts"][t]["text"]}, {"delta_nll", d.mean}, {"se", d.se},
+                          {"bound", d.bound}, {"verdict", verdict_of(d)}});
+    }
+  }
+  const nlohmann::json out = {{"schema", "klens.eval/1"}, {"model", stem_of(o.against.empty() ? o.models.front() : o.against)},
+                              {"machine", fmt::format("level {}, {} threads", name_of(table->level), o.common.thread_count())}, {"rows", rows}, {"verdicts", verdicts}};
+  if (!o.output.empty()) KLENS_OK(write_file(o.output, to_text(out, 1) + "\n"));
+  if (o.common.json) {
+    fmt::print("{}\n", to_text(out, 1));
+    return {};
+  }
+  fmt::print("{}", klens::detail::eval_table(out).text());
+  if (const Table table_of_verdicts = klens::detail::verdict_table(out); !table_of_verdicts.rows.empty()) fmt::print("\n{}", table_of_verdicts.text());
+  fmt::print("\nPPL +- one standard error; KL and top-1 on {}{}; dNLL: plan minus uniform, paired by windows, nat per token; level {}, {} threads\n",
+             stem_of(o.texts.front()), o.against.empty() ? " (none: give --against)" : ", against " + stem_of(o.against), name_of(table->level), o.common.thread_count());
+  return {};
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app, int& status) {
+  auto o = std::make_shared<Options>();
+  CLI::App* c = app.add_subcommand("eval", "Perplexity with its error, KL, top-1, bytes and speed: one row for each file\n"
+                                           "Example: klens eval w4.klens plan.klens --against examples/models/hymba-tiny --text examples/data/heldout.txt");
+  add_common(*c, o->common);
+  c->add_option("MODELS", o->models, "Checkpoint folders and .klens files")->required();
+  c->add_option("--text", o->texts, "Text file; may come several times")->required()->expected(1)->take_all();
+  c->add_option("--against", o->against, "Reference for KL and top-1 (the checkpoint)");
+  c->add_option("--windows", o->windows, "Windows of 256 tokens of each text (0: all)")->check(CLI::Range(0, 1 << 20))->capture_default_str();
+  c->add_flag("--no-speed", o->no_speed, "Leave the speed columns out");
+  c->add_option("-o,--output", o->output, "eval.json to write");
+  c->callback([o, &status] { status = finish(run(*o)); });
+}
+
+}  // namespace klens::cli
