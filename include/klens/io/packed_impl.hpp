@@ -108,7 +108,7 @@ inline Result<PackedExtent> extent_to_write(const std::string& path, const Packe
   }
   const std::optional<std::int64_t> count = element_count(item.shape);
   if (item.dtype == DType::other || !count || __int128(*count) * size_of(item.dtype) != __int128(item.data.size()))
-    return Error{ErrorCode::shape, where, std::string(name_of(item.dtype)) + " " + shape_text(item.shape),
+    return Error{ErrorCode::shape, where, std::string(name_of(item.dtype)) + " " + klens::shape_text(item.shape),
                  std::to_string(item.data.size()) + " bytes"};
   return PackedExtent{false, {}, 0, 0, std::int64_t(item.data.size())};
 }

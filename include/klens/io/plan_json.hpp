@@ -1,6 +1,7 @@
 // plan.json, schema klens.plan/1:
 //   {"schema", "model", "shape": {family, layers, hidden, ...}, "layers": [{"window", "kv_source"}], "shape_hash": "0x...",
-//    "bytes", "small_bytes", "bits_per_weight", "entries": [{"component", "format", "bytes", "kl", "reason"}], "provenance": {key: text}}
+//    "bytes", "small_bytes", "bits_per_weight", "entries": [{"component", "format", "bytes", "kl", "reason"}],
+//    "provenance": {key: text}}
 // Equal plans give equal text. `bytes` of the reader's result are recomputed; a file that says otherwise is refused.
 #pragma once
 
@@ -24,7 +25,8 @@ inline constexpr ShapeMember shape_members[] = {
 
 inline Json plan_to_json(const PlanDocument& document) {
   const RuntimePlan& plan = document.plan;
-  Json shape = {{"family", "hymba"}, {"tied_head", plan.shape.tied_head}, {"norm_eps", plan.shape.norm_eps}, {"rope_theta", plan.shape.rope_theta}};
+  Json shape = {{"family", "hymba"}, {"tied_head", plan.shape.tied_head}, {"norm_eps", plan.shape.norm_eps},
+                {"rope_theta", plan.shape.rope_theta}};
   for (const auto& m : detail::shape_members) shape[m.name] = plan.shape.*m.member;
   Json layers = Json::array(), entries = Json::array(), provenance = Json::object();
   for (const LayerPlan& l : plan.layers) layers.push_back({{"window", l.window}, {"kv_source", l.kv_source}});
@@ -81,7 +83,8 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
     KLENS_TRY(e.component, json_string(entry, "component", in_entry));
     KLENS_TRY(const std::string format, json_string(entry, "format", in_entry));
     const auto precision = parse_format(format);
-    if (!precision) return Error{ErrorCode::format, in_entry + ": 'format'", "a format name such as w4g32 or w8a8", "'" + detail::clip(format, 40) + "'"};
+    if (!precision)
+      return Error{ErrorCode::format, in_entry + ": 'format'", "a format name such as w4g32 or w8a8", "'" + detail::clip(format, 40) + "'"};
     e.format = *precision;
     KLENS_TRY(e.bytes, json_int_or(entry, "bytes", in_entry, 0, 0, std::int64_t(1) << 50));
     if (!json_absent(entry, "kl")) {
@@ -103,8 +106,10 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
   KLENS_TRY(PlanDocument document, make_plan(model, std::move(skeleton), small, std::move(choices), std::move(provenance), where));
   const std::string hash = detail::hex(shape_hash(document.plan));
   KLENS_TRY(const std::string said, json_string_or(j, "shape_hash", where, hash));
-  if (said != hash) return Error{ErrorCode::shape, where + ": 'shape_hash'", hash + " (of the shape in the file)", detail::clip(said, 40)};
-  KLENS_TRY(const std::int64_t bytes, json_int_or(j, "bytes", where, weight_bytes(document), 0, std::numeric_limits<std::int64_t>::max()));
+  if (said != hash)
+    return Error{ErrorCode::shape, where + ": 'shape_hash'", hash + " (of the shape in the file)", detail::clip(said, 40)};
+  KLENS_TRY(const std::int64_t bytes, json_int_or(j, "bytes", where, weight_bytes(document), 0,
+                                                  std::numeric_limits<std::int64_t>::max()));
   if (bytes != weight_bytes(document))
     return Error{ErrorCode::format, where + ": 'bytes'", std::to_string(weight_bytes(document)), std::to_string(bytes)};
   return document;
@@ -122,7 +127,8 @@ inline Result<void> write_plan(const std::string& path, const PlanDocument& docu
 
 /// plan.hpp beside it. `name`: the constant klens_plan::<name>.
 inline Result<void> write_plan_header(const std::string& path, const PlanDocument& document, std::string_view name = "model_plan") {
-  if (!is_identifier(name)) return Error{ErrorCode::usage, path + ": name of the plan", "a C++ identifier", "'" + std::string(name.substr(0, 60)) + "'"};
+  if (!is_identifier(name))
+    return Error{ErrorCode::usage, path + ": name of the plan", "a C++ identifier", "'" + std::string(name.substr(0, 60)) + "'"};
   return write_file(path, plan_header(document, name));
 }
 

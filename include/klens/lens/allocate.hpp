@@ -48,7 +48,7 @@ using FormatFilter = std::function<bool(const Precision&)>;
 inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const FormatFilter& allowed = {}) {
   const std::string where = "sensitivity of " + (s.model.empty() ? std::string("a model") : s.model);
   if (!s.reference)
-    return Error{ErrorCode::missing, where, "'reference' (shapes and bytes of the checkpoint), as klens measure writes it", "none"};
+    return Error{ErrorCode::missing, where, "'reference' (shapes and bytes of the checkpoint) as klens measure writes it, or the model", "none"};
   AllocationProblem problem;
   problem.fixed_bytes = s.reference->small_bytes;
   problem.parameters = parameters(s.reference->plan);
@@ -64,12 +64,14 @@ inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const 
     const auto format = parse_format(e.format);
     if (!format) return Error{ErrorCode::format, where + ": entry '" + e.component + "'", "a format name", "'" + e.format + "'"};
     if (*format == problem.items[i].candidates[0].format || (allowed && !allowed(*format))) continue;
-    if (std::isnan(e.kl_pq.mean) || std::isnan(e.kl_qp.mean))
+    // Published files hold KL(q||p) alone; the two agree to second order in the rounding error.
+    const double kl_pq = s.published ? e.kl_qp.mean : e.kl_pq.mean;
+    if (std::isnan(kl_pq) || std::isnan(e.kl_qp.mean))
       return Error{ErrorCode::missing, where + ": entry '" + e.component + "' in " + e.format, "kl_pq and kl_qp", "no mean"};
     const std::int64_t bytes = packed_bytes(*format, sites[i].rows, sites[i].cols);
     if (e.bytes >= 0 && e.bytes != bytes)
       return Error{ErrorCode::format, where + ": entry '" + e.component + "' in " + e.format + ": 'bytes'", std::to_string(bytes), std::to_string(e.bytes)};
-    problem.items[i].candidates.push_back({*format, bytes, e.kl_pq.mean, e.kl_qp.mean, is_marked(e, s.floor)});
+    problem.items[i].candidates.push_back({*format, bytes, kl_pq, e.kl_qp.mean, is_marked(e, s.floor)});
   }
   return problem;
 }

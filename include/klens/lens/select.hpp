@@ -7,6 +7,14 @@
 
 namespace klens {
 
+/// Gives a sensitivity without `reference` (an older or a published file) the shapes and bytes of its checkpoint.
+inline Result<void> attach_reference(Sensitivity& s, Model& model) {
+  if (model.is_packed()) return Error{ErrorCode::usage, model.path(), "the checkpoint that was measured", "a packed file"};
+  KLENS_OK(model.set_reference());
+  KLENS_TRY(s.reference, make_plan(s.model, model.plan(), model.small_payload_bytes(), {}, {}, model.path()));
+  return {};
+}
+
 /// Puts a model into the formats of picks.
 inline Result<void> apply(Model& model, const AllocationProblem& problem, const std::vector<int>& picks) {
   for (std::size_t i = 0; i < problem.items.size(); ++i)

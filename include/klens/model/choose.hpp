@@ -27,7 +27,8 @@ constexpr const SpecialisedTable* find_specialised(std::span<const SpecialisedTa
 }
 
 /// The table to run. `request`: a level's name; empty means KLENS_ISA, and without that the best level of this CPU.
-inline Result<const SpecialisedTable*> choose_specialised(std::span<const SpecialisedTable* const> tables, std::string_view request = {}) {
+inline Result<const SpecialisedTable*> choose_specialised(std::span<const SpecialisedTable* const> tables,
+                                                          std::string_view request = {}) {
   LevelSet compiled = 0;
   for (const SpecialisedTable* table : tables) compiled |= set_of(table->level);
   KLENS_TRY(const Level level, choose_level(detect(), compiled, effective_request(request)));

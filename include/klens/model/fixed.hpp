@@ -137,7 +137,9 @@ struct FixedOps {
       default: return fixed::linear_of_precision<l.down_proj>(a);
     }
   }
-  KLENS_INLINE void linear(HeadSite, Role, const SiteView&, const LinearArgs& a) const { fixed::linear_of_precision<head_precision>(a); }
+  KLENS_INLINE void linear(HeadSite, Role, const SiteView&, const LinearArgs& a) const {
+    fixed::linear_of_precision<head_precision>(a);
+  }
 
   KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { klens::quantize_row(a); }
   KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { klens::rms_norm(a); }

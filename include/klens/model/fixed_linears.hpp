@@ -18,7 +18,8 @@ namespace fixed {
 
 /// What selects a linear's instantiation.
 constexpr std::uint64_t kernel_key(const Precision& p) {
-  return std::uint64_t(codec_of(p)) << 8 | std::uint64_t(p.scheme.scale == Granularity::group) << 4 | std::uint64_t(dot_kind_of(p));
+  return std::uint64_t(codec_of(p)) << 8 | std::uint64_t(p.scheme.scale == Granularity::group) << 4 |
+         std::uint64_t(dot_kind_of(p));
 }
 
 template <class Tag>
@@ -37,7 +38,9 @@ consteval auto kernel_keys() {
 }
 
 template <class Tag, int... S>
-consteval auto classes_of_linears(std::integer_sequence<int, S...>) { return meta::classes<kernel_keys<Tag>()[std::size_t(S)]...>(); }
+consteval auto classes_of_linears(std::integer_sequence<int, S...>) {
+  return meta::classes<kernel_keys<Tag>()[std::size_t(S)]...>();
+}
 
 /// Every fixed_linear_parts-th distinct linear of the plan, from the Part-th on.
 template <int Sites>
@@ -66,7 +69,9 @@ consteval auto kernels_of_part(std::index_sequence<N...>) {
 
 /// Pointers to the linears of one part: the array is there to instantiate them.
 template <class Tag, int Part>
-consteval auto linears_of_part() { return kernels_of_part<Tag, Part>(std::make_index_sequence<keys_of_part<Tag, Part>().count>{}); }
+consteval auto linears_of_part() {
+  return kernels_of_part<Tag, Part>(std::make_index_sequence<keys_of_part<Tag, Part>().count>{});
+}
 
 }  // namespace fixed
 }  // namespace klens::inline KLENS_NS

@@ -79,8 +79,8 @@ inline Precision* precision_at(RuntimePlan& plan, Role role, int layer) {
 /// A plan from a model's skeleton (shape, window and kv_source, and the formats that hold where `choices` say nothing) and the
 /// choices. `small_bytes`: of the model's other tensors in the packed file (small_bytes(shape) where all are 16 bits wide).
 /// Errors name the component: unknown, named twice, or a format that breaks a rule. `where` begins every error.
-inline Result<PlanDocument> make_plan(std::string model, RuntimePlan skeleton, std::int64_t small_bytes, std::vector<PlanEntry> choices,
-                                      std::vector<std::pair<std::string, std::string>> provenance, const std::string& where) {
+inline Result<PlanDocument> make_plan(std::string model, RuntimePlan skeleton, std::int64_t small_bytes,
+                                      std::vector<PlanEntry> choices, std::vector<std::pair<std::string, std::string>> provenance, const std::string& where) {
   PlanDocument document{std::move(model), std::move(skeleton), small_bytes, {}, std::move(provenance)};
   if (document.plan.shape.tied_head) document.plan.lm_head = {};
   if (const auto fault = find_fault(document.plan))
@@ -108,14 +108,15 @@ inline Result<PlanDocument> make_plan(std::string model, RuntimePlan skeleton, s
     *detail::precision_at(document.plan, site.role, site.layer) = entry.format;
     const std::int64_t bytes = site_bytes(site);
     if (entry.bytes != 0 && entry.bytes != bytes)
-      return Error{ErrorCode::format, where + ": component '" + name + "': bytes", std::to_string(bytes) + " for " + format_name(entry.format),
-                   std::to_string(entry.bytes)};
+      return Error{ErrorCode::format, where + ": component '" + name + "': bytes",
+                   std::to_string(bytes) + " for " + format_name(entry.format),                   std::to_string(entry.bytes)};
     entry.bytes = bytes;
     document.entries.push_back(std::move(entry));
   }
   for (std::size_t i = 0; i < choices.size(); ++i)
     if (!used[i])
-      return Error{ErrorCode::missing, where + ": component '" + choices[i].component.substr(0, 200) + "'", "a component of the model", "another name"};
+      return Error{ErrorCode::missing, where + ": component '" + choices[i].component.substr(0, 200) + "'",
+                   "a component of the model", "another name"};
   return document;
 }
 

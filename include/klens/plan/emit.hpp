@@ -52,7 +52,8 @@ inline std::string scientific(double value) {
 
 /// "w4g32,  // 122880 bytes   KL 1.23e-04   reason"
 inline std::string choice_line(const std::string& indent, const std::string& field, const PlanEntry& e) {
-  std::string note = padded(std::to_string(e.bytes) + " bytes", 16) + (e.kl ? "KL " + scientific(*e.kl) : std::string("KL not measured"));
+  std::string note = padded(std::to_string(e.bytes) + " bytes", 16);
+  note += (e.kl ? "KL " + scientific(*e.kl) : std::string("KL not measured"));
   if (!e.reason.empty()) note += "   " + comment_text(e.reason);
   return indent + padded(padded("." + field, 10) + " = " + format_name(e.format) + ",", 24) + "// " + note + "\n";
 }
@@ -87,9 +88,12 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
   out += "inline constexpr auto " + constant + " = klens::checked(klens::Plan<" + std::to_string(plan.layers.size()) + ">{\n";
   const auto n = [](const char* field, int value) { return std::string(".") + field + " = " + std::to_string(value); };
   const std::string gap(15, ' ');
-  out += "    .shape = {.family = klens::Family::hymba, " + n("layers", s.layers) + ", " + n("hidden", s.hidden) + ", " + n("vocab", s.vocab) + ",\n" +
-         gap + n("heads", s.heads) + ", " + n("kv_heads", s.kv_heads) + ", " + n("qk_dim", s.qk_dim) + ", " + n("v_dim", s.v_dim) + ",\n" +
-         gap + n("inner", s.inner) + ", " + n("n_state", s.n_state) + ", " + n("conv_taps", s.conv_taps) + ", " + n("dt_rank", s.dt_rank) + ",\n" +
+  out += "    .shape = {.family = klens::Family::hymba, " + n("layers", s.layers) + ", " + n("hidden", s.hidden) + ", " +
+         n("vocab", s.vocab) + ",\n" +
+         gap + n("heads", s.heads) + ", " + n("kv_heads", s.kv_heads) + ", " + n("qk_dim", s.qk_dim) + ", " +
+         n("v_dim", s.v_dim) + ",\n" +
+         gap + n("inner", s.inner) + ", " + n("n_state", s.n_state) + ", " + n("conv_taps", s.conv_taps) + ", " +
+         n("dt_rank", s.dt_rank) + ",\n" +
          gap + n("ffn", s.ffn) + ", " + n("meta", s.meta) + ", .tied_head = " + (s.tied_head ? "true" : "false") + ",\n" +
          gap + ".norm_eps = " + float_literal(s.norm_eps) + ", .rope_theta = " + float_literal(s.rope_theta) + "},\n";
 
@@ -110,7 +114,8 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
   out += "    }},\n" + head + "});\n\n";
   out += "/// Norms, conv, A_log, D, biases and meta tokens, as the checkpoint has them.\ninline constexpr std::int64_t " + constant +
          "_small_bytes = " + std::to_string(document.small_bytes) + ";\n";
-  out += "static_assert(klens::weight_bytes(" + constant + ", " + constant + "_small_bytes) == " + std::to_string(weight_bytes(document)) +
+  out += "static_assert(klens::weight_bytes(" + constant + ", " + constant + "_small_bytes) == " +
+         std::to_string(weight_bytes(document)) +
          ",\n              \"klens plan: the bytes of model.klens; change them with the formats\");\n";
   out += "static_assert(klens::shape_hash(" + constant + ") == " + hex(shape_hash(plan)) +
          "u,\n              \"klens plan: the shape of the model it was made for\");\n\n}  // namespace klens_plan\n";

@@ -25,7 +25,8 @@ struct Shape {
   bool operator==(const Shape&) const = default;
 };
 
-/// What one layer does, and in which precision. window 0: global attention. kv_source: the layer whose K and V it reads (itself: own).
+/// What one layer does, and in which precision. window 0: global attention. kv_source: the layer whose K and V it reads
+/// (itself: own).
 struct LayerPlan {
   int window = 0;
   int kv_source = 0;

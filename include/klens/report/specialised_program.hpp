@@ -46,7 +46,8 @@ struct Call {
     char* end = nullptr;
     const double value = std::strtod(it->second.c_str(), &end);
     if (it->second.empty() || *end != '\0' || !(value >= min && value <= max))
-      return Error{ErrorCode::usage, std::string(name), "a number in " + Json(min).dump() + ".." + Json(max).dump(), "'" + it->second + "'"};
+      return Error{ErrorCode::usage, std::string(name), "a number in " + Json(min).dump() + ".." + Json(max).dump(),
+                   "'" + it->second + "'"};
     return value;
   }
   Result<int> integer(std::string_view name, int fallback, int min, int max) const {
@@ -69,7 +70,8 @@ inline constexpr Command commands[] = {{"info", "", false},
 
 inline Result<Call> parse_call(int argc, char** argv) {
   Call call;
-  const Error usage{ErrorCode::usage, argc > 0 ? argv[0] : "program", "info | eval | generate | logits | speed, then MODEL.klens", argc > 1 ? argv[1] : "nothing"};
+  const Error usage{ErrorCode::usage, argc > 0 ? argv[0] : "program",
+                    "info | eval | generate | logits | speed, then MODEL.klens", argc > 1 ? argv[1] : "nothing"};
   if (argc < 2) return usage;
   call.command = argv[1];
   const Command* command = nullptr;
@@ -103,8 +105,12 @@ struct Run {
   const Model& model;
   Team team;
 
-  Result<Session> session(int context) const { return Session::create(model, program_of(table), team, {.context = context}); }
-  Result<Tokenizer> tokenizer() const { return Tokenizer::parse(model.packed_info()->tokenizer_json, model.path() + ": tokenizer"); }
+  Result<Session> session(int context) const {
+    return Session::create(model, program_of(table), team, {.context = context});
+  }
+  Result<Tokenizer> tokenizer() const {
+    return Tokenizer::parse(model.packed_info()->tokenizer_json, model.path() + ": tokenizer");
+  }
 };
 
 inline void print_level(const SpecialisedTable& t, int threads) {
@@ -166,10 +172,13 @@ inline Result<void> dump_logits(const Run& run) {
   if (from.empty() || to.empty()) return Error{ErrorCode::usage, "logits", "--ids FILE and -o FILE", "less"};
   KLENS_TRY(const Safetensors file, Safetensors::open(from));
   const TensorView* input = file.find("input_ids");
-  if (input == nullptr || input->shape.size() != 2) return Error{ErrorCode::missing, from, "a tensor 'input_ids' I64 [B, T]", "none"};
+  if (input == nullptr || input->shape.size() != 2)
+    return Error{ErrorCode::missing, from, "a tensor 'input_ids' I64 [B, T]", "none"};
   KLENS_TRY(const std::vector<std::int64_t> all, read_i64(*input));
-  const std::int64_t rows = input->shape[0], length = input->shape[1], vocab = run.model.shape().vocab, stride = logit_stride(run.model.shape());
-  if (length < 1 || length > 1 << 20) return Error{ErrorCode::shape, detail::place_of(*input), "1 to 1048576 tokens", std::to_string(length)};
+  const std::int64_t rows = input->shape[0], length = input->shape[1];
+  const std::int64_t vocab = run.model.shape().vocab, stride = logit_stride(run.model.shape());
+  if (length < 1 || length > 1 << 20)
+    return Error{ErrorCode::shape, detail::place_of(*input), "1 to 1048576 tokens", std::to_string(length)};
   KLENS_TRY(Session session, run.session(int(length)));
   KLENS_TRY(SafetensorsWriter writer, SafetensorsWriter::create(to, {{"logits", DType::f32, {rows, length, vocab}}}));
   Buffer<float> logits{std::size_t(length * stride)};
@@ -177,12 +186,14 @@ inline Result<void> dump_logits(const Run& run) {
   for (std::int64_t b = 0; b < rows; ++b) {
     for (std::int64_t t = 0; t < length; ++t) {
       const std::int64_t id = all[std::size_t(b * length + t)];
-      if (id < 0 || id >= vocab) return Error{ErrorCode::format, detail::place_of(*input), "ids below " + std::to_string(vocab), std::to_string(id)};
+      if (id < 0 || id >= vocab)
+        return Error{ErrorCode::format, detail::place_of(*input), "ids below " + std::to_string(vocab), std::to_string(id)};
       ids[std::size_t(t)] = std::int32_t(id);
     }
     session.reset();
     KLENS_OK(session.prefill(ids, {.logits = {logits.data(), length, vocab, stride}}));
-    for (std::int64_t t = 0; t < length; ++t) KLENS_OK(writer.append(std::span<const float>(logits.data() + t * stride, std::size_t(vocab))));
+    for (std::int64_t t = 0; t < length; ++t)
+      KLENS_OK(writer.append(std::span<const float>(logits.data() + t * stride, std::size_t(vocab))));
   }
   return writer.finish();
 }
@@ -223,12 +234,14 @@ inline Result<void> speed(const Run& run) {
 }
 
 inline Result<void> run_call(const Call& call, std::span<const SpecialisedTable* const> tables) {
-  KLENS_TRY(const int threads, call.integer("--threads", int(std::max(1u, std::thread::hardware_concurrency())), 1, ThreadTeam::max_threads));
+  const int processors = int(std::max(1u, std::thread::hardware_concurrency()));
+  KLENS_TRY(const int threads, call.integer("--threads", processors, 1, ThreadTeam::max_threads));
   KLENS_TRY(const SpecialisedTable* const table, choose_specialised(tables, call.text("--isa")));
   print_level(*table, threads);
   if (call.model.empty()) return {};
   KLENS_TRY(const Model model, load_model(call.model));
-  if (!model.is_packed()) return Error{ErrorCode::format, call.model, "a packed model (klens pack MODEL --plan plan.json -o model.klens)", "a checkpoint"};
+  if (!model.is_packed())
+    return Error{ErrorCode::format, call.model, "a packed model (klens pack MODEL --plan plan.json -o model.klens)", "a checkpoint"};
   ThreadTeam threads_of(threads);
   const Run run{call, *table, model, threads_of.team()};
   if (call.command == "eval") return evaluate_text(run);

@@ -72,8 +72,10 @@ inline std::string first_complaint(const std::string& log) {
 }  // namespace detail
 
 /// Writes DIR/plan.hpp, plan.json, CMakeLists.txt and main.cpp.
-inline Result<void> write_specialised_project(const std::string& folder, const PlanDocument& document, const ProjectOptions& options = {}) {
-  if (!is_identifier(options.name)) return Error{ErrorCode::usage, folder + ": name of the program", "a C++ identifier", "'" + options.name + "'"};
+inline Result<void> write_specialised_project(const std::string& folder, const PlanDocument& document,
+                                              const ProjectOptions& options = {}) {
+  if (!is_identifier(options.name))
+    return Error{ErrorCode::usage, folder + ": name of the program", "a C++ identifier", "'" + options.name + "'"};
   std::string levels;
   for (const std::string& level : options.levels) {
     if (!parse_level(level)) {
@@ -91,7 +93,8 @@ inline Result<void> write_specialised_project(const std::string& folder, const P
   if (!options.klens_root.empty()) {
     const std::filesystem::path root = std::filesystem::absolute(options.klens_root, code);
     const std::string quoted = detail::cmake_text(root.string());
-    if (std::filesystem::exists(root / "CMakeLists.txt", code)) find_klens = "add_subdirectory(" + quoted + " klens EXCLUDE_FROM_ALL)\n";
+    if (std::filesystem::exists(root / "CMakeLists.txt", code))
+      find_klens = "add_subdirectory(" + quoted + " klens EXCLUDE_FROM_ALL)\n";
     else find_klens = "list(APPEND CMAKE_PREFIX_PATH " + quoted + ")\n" + find_klens;
   }
   const std::string& name = options.name;
@@ -122,7 +125,8 @@ inline Result<std::string> build_specialised_project(const std::string& folder, 
   for (const auto& step : steps) {
     KLENS_TRY(const int status, detail::run_program(step, log));
     if (status != 0)
-      return Error{ErrorCode::unsupported, log, "a build that succeeds", "status " + std::to_string(status) + ": " + detail::first_complaint(log)};
+      return Error{ErrorCode::unsupported, log, "a build that succeeds",
+                   "status " + std::to_string(status) + ": " + detail::first_complaint(log)};
   }
   return build + "/" + options.name;
 }
