@@ -23,6 +23,9 @@ int main(int argc, char** argv) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
     std::string what = e.what();
+    const auto commands = app.get_subcommands([](const CLI::App*) { return true; });
+    if (argc > 1 && argv[1][0] != '-' && std::none_of(commands.begin(), commands.end(), [&](const CLI::App* c) { return c->get_name() == argv[1]; }))
+      what = fmt::format("unknown command '{}'", argv[1]);
     for (char& c : what)
       if (c == '\n') c = ' ';
     fmt::print(stderr, "klens: {} (see klens --help)\n", what);

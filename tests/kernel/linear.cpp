@@ -1,4 +1,5 @@
-// Linear against the oracle: every codec, granularity and kind of row, shapes around the tiles; equal bits on all levels, for any
+// Linear against the oracle: every codec, granularity and kind of row, shapes around the tiles; equal bits on all
+// levels, for any
 // split of panels and tokens.
 #include "linear_fixture.hpp"
 

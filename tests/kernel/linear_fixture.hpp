@@ -1,4 +1,5 @@
-// A linear to test: random codes (extremes among them) packed through format/codec.hpp, rows in every form, and the oracle's
+// A linear to test: random codes (extremes among them) packed through format/codec.hpp, rows in every form, and the
+// oracle's
 // view of the same numbers.
 #pragma once
 

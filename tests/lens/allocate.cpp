@@ -12,7 +12,8 @@ std::vector<std::vector<Option>> random_items(std::uint64_t& state, int max_item
   std::vector<std::vector<Option>> items(1 + detail::draw(state, std::size_t(max_items)));
   for (auto& item : items) {
     item.resize(1 + detail::draw(state, std::size_t(max_options)));
-    for (Option& o : item) o = {double(1 + detail::draw(state, std::size_t(max_weight))), double(detail::draw(state, 1000)) / 64};
+    for (Option& o : item)
+      o = {double(1 + detail::draw(state, std::size_t(max_weight))), double(detail::draw(state, 1000)) / 64};
   }
   return items;
 }
@@ -43,7 +44,7 @@ TEST_CASE("knapsack equals exhaustive search") {
     REQUIRE(got.feasible == std::isfinite(expected));
     if (!got.feasible) continue;
     ++feasible;
-    CHECK(got.cost == expected);   // costs are multiples of 1/64: sums are exact
+    CHECK(got.cost == expected);  // costs are multiples of 1/64: sums are exact
     CHECK(got.gap == 0);
     CHECK(sum(items, got.picks, &Option::weight) <= limit);
     CHECK(sum(items, got.picks, &Option::cost) == got.cost);
@@ -66,9 +67,11 @@ TEST_CASE("a knapsack of the size of a large model is solved exactly and at once
   std::uint64_t state = 9;
   std::vector<std::vector<Option>> items(400);
   for (auto& item : items) {
-    const double size = double(64 * (1 + detail::draw(state, 50000))), pain = std::exp(double(detail::draw(state, 1000)) / 120 - 12);
+    const double size = double(64 * (1 + detail::draw(state, 50000))),
+                 pain = std::exp(double(detail::draw(state, 1000)) / 120 - 12);
     for (const double bits : {2.5, 3.5, 4.5, 6.1, 8.1, 16.0})
-      item.push_back({std::floor(size * bits / 8) * 64, pain * std::exp2(-2 * bits) * (1 + double(detail::draw(state, 100)) / 200)});
+      item.push_back({std::floor(size * bits / 8) * 64,
+                      pain * std::exp2(-2 * bits) * (1 + double(detail::draw(state, 100)) / 200)});
   }
   const auto frontier = knapsack_frontier(items);
   const double limit = 0.37 * (frontier.front().weight + frontier.back().weight);
@@ -76,10 +79,14 @@ TEST_CASE("a knapsack of the size of a large model is solved exactly and at once
   CHECK(got.feasible);
   CHECK(got.gap == 0);
   CHECK(got.weight <= limit);
-  double below = 0, above = std::numeric_limits<double>::infinity();   // neighbours on the frontier bound the optimum
+  double below = 0, above = std::numeric_limits<double>::infinity();  // neighbours on the frontier bound the optimum
   for (const Selection& s : frontier) {
-    if (s.weight <= limit) above = s.cost;
-    else { below = s.cost; break; }
+    if (s.weight <= limit)
+      above = s.cost;
+    else {
+      below = s.cost;
+      break;
+    }
   }
   CHECK(got.cost <= above);
   CHECK(got.cost >= below);
@@ -92,7 +99,8 @@ AllocationProblem three() {
   const Precision f16{16, floats(Grid::f16)}, w8{8, per_row()}, w4{4, per_row()};
   const double kl8[] = {0.01, 0.02, 0.03}, kl4[] = {0.1, 0.2, 0.4};
   for (int i = 0; i < 3; ++i)
-    p.items.push_back({std::string(1, char('a' + i)), {{f16, 1000, 0, 0, false}, {w8, 500, kl8[i], kl8[i], false}, {w4, 250, kl4[i], kl4[i], false}}});
+    p.items.push_back({std::string(1, char('a' + i)),
+                       {{f16, 1000, 0, 0, false}, {w8, 500, kl8[i], kl8[i], false}, {w4, 250, kl4[i], kl4[i], false}}});
   return p;
 }
 
@@ -105,7 +113,7 @@ TEST_CASE("budgets of bytes, bits and PPL") {
   CHECK(a->kl == doctest::Approx(0.15));
   CHECK(bytes_for_bits(p, 8) == 1500);
   CHECK(bits_per_weight(p, *a) == doctest::Approx(8.0 * 1350 / 1500));
-  const auto b = allocate_kl(p, kl_for_ppl(0.165));   // ln 1.165 = 0.1527 >= 0.15
+  const auto b = allocate_kl(p, kl_for_ppl(0.165));  // ln 1.165 = 0.1527 >= 0.15
   REQUIRE(b);
   CHECK(b->bytes == 1350);
   const auto none = allocate_kl(p, 0);
@@ -130,7 +138,7 @@ TEST_CASE("greedy keeps what stays under gamma times the original base, undoes t
   CHECK(a->picks == std::vector<int>{1, 1, 1});
   CHECK(asked.size() == 7);
   CHECK(asked[4] == std::vector<int>{2, 1, 1});
-  CHECK(asked[5] == std::vector<int>{1, 2, 1});   // a4 was undone
+  CHECK(asked[5] == std::vector<int>{1, 2, 1});  // a4 was undone
   // With 1.17 (0.157) a4 stays; the base does not move, so b4 (0.33) is still refused.
   const auto b = allocate_greedy(p, ppl_of, 1.17);
   REQUIRE(b);
@@ -139,29 +147,32 @@ TEST_CASE("greedy keeps what stays under gamma times the original base, undoes t
 
 TEST_CASE("greedy skips a pair that would raise bytes, and passes errors on") {
   AllocationProblem p = three();
-  p.items[0].candidates[1].kl_qp = 0.5;   // w8 of `a` now comes after its w4
+  p.items[0].candidates[1].kl_qp = 0.5;  // w8 of `a` now comes after its w4
   int calls = 0;
   const auto a = allocate_greedy(p, [&](const std::vector<int>&) -> Result<double> { return ++calls, 1.0; });
   REQUIRE(a);
   CHECK(a->picks == std::vector<int>{2, 2, 2});
-  CHECK(calls == 6);   // base, and five of the six pairs
-  const auto failed = allocate_greedy(p, [](const std::vector<int>&) -> Result<double> { return Error{ErrorCode::io, "text", "", "gone"}; });
+  CHECK(calls == 6);  // base, and five of the six pairs
+  const auto failed = allocate_greedy(p, [](const std::vector<int>&) -> Result<double> {
+    return Error{ErrorCode::io, "text", "", "gone"};
+  });
   CHECK_FALSE(failed);
 }
 
 TEST_CASE("segments: prefixes of floor((n - 1) / 10) pairs, the last pair of a component wins") {
   AllocationProblem p;
   const Precision f16{16, floats(Grid::f16)}, w8{8, per_row()}, w4{4, per_row()};
-  for (int i = 0; i < 12; ++i) {   // 24 pairs: segment = 2
+  for (int i = 0; i < 12; ++i) {  // 24 pairs: segment = 2
     const double kl = 0.001 * (i + 1);
-    p.items.push_back({"c" + std::to_string(100 + i), {{f16, 64, 0, 0, false}, {w8, 32, kl, kl, false}, {w4, 16, 100 * kl, 100 * kl, false}}});
+    p.items.push_back({"c" + std::to_string(100 + i),
+                       {{f16, 64, 0, 0, false}, {w8, 32, kl, kl, false}, {w4, 16, 100 * kl, 100 * kl, false}}});
   }
   const auto plans = allocate_segments(p);
   REQUIRE(plans.size() == 10);
   CHECK(plans[0].picks == std::vector<int>{1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0});
   CHECK(plans[5].picks == std::vector<int>(12, 1));
   CHECK(plans[6].picks == std::vector<int>{2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1});
-  CHECK(plans[9].picks == std::vector<int>{2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1});   // 20 of 24
+  CHECK(plans[9].picks == std::vector<int>{2, 2, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1});  // 20 of 24
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
-// audit and compare on files whose tau-b others computed: tests/data/hymba-tiny/lens.json (its own column, float64 PyTorch) and the
-// files of the KL Lens authors (arXiv 2604.13440), whose Table of tau leaves the LM head out.
+// audit and compare on files whose tau-b others computed: tests/data/hymba-tiny/lens.json (its own column, float64
+// PyTorch) and the files of the KL Lens authors (arXiv 2604.13440), whose Table of tau leaves the LM head out.
 #include <klens/lens/audit.hpp>
 #include <klens/lens/compare.hpp>
 
 #include <doctest/doctest.h>
 
-#include <cstdlib>
 #include <unistd.h>
+#include <cstdlib>
 
 namespace {
 
@@ -57,7 +57,10 @@ TEST_CASE("audit gives the tau-b of lens.json to 1e-9") {
 }
 
 TEST_CASE("audit gives the authors' numbers on their files") {
-  struct Row { const char* file; double kl, sqnr; };
+  struct Row {
+    const char* file;
+    double kl, sqnr;
+  };
   const Row rows[] = {{"mamba130m_sensitivity_results_4bits.json", 0.8386, 0.6904},
                       {"mamba1_4b_sensitivity_results_4bits.json", 0.8309, 0.7920},
                       {"sensitivity_results_mamba2-130m_4bits.json", 0.7996, 0.4681},
@@ -86,7 +89,7 @@ TEST_CASE("a measured dPPL: windows are resampled, and the halves give the ceili
   std::erase_if(s->entries, [](const SensitivityEntry& e) { return e.format != "w3g32"; });
   MeasuredNll nll;
   nll.reference = {3.0, 3.2, 2.9, 3.1};
-  for (const SensitivityEntry& e : s->entries) {   // every window rises by the KL: all halves agree
+  for (const SensitivityEntry& e : s->entries) {  // every window rises by the KL: all halves agree
     auto& w = nll.entries.emplace_back(nll.reference);
     for (double& v : w) v += e.kl_qp.mean;
   }

@@ -1,5 +1,5 @@
-// evaluate, select and the float64 forward against numbers that others computed: PPL of uniform formats in lens.json (PyTorch) and
-// logits in golden.safetensors (PyTorch, float64).
+// evaluate, select and the float64 forward against numbers that others computed: PPL of uniform formats in lens.json
+// (PyTorch) and logits in golden.safetensors (PyTorch, float64).
 #include <klens/dispatch/select.hpp>
 #include <klens/io/tokenizer.hpp>
 #include <klens/lens/float64_forward.hpp>
@@ -38,7 +38,8 @@ TEST_CASE("the float64 forward gives the golden logits") {
   REQUIRE(golden);
   const auto wide = read_i64(*golden->find("input_ids"));
   REQUIRE(wide);
-  const std::vector<std::int32_t> ids(wide->begin(), wide->begin() + 80);   // the first 80 of 200: causal, so they stand alone
+  const std::vector<std::int32_t> ids(wide->begin(),
+                                      wide->begin() + 80);  // the first 80 of 200: causal, so they stand alone
   std::vector<float> expected(std::size_t(golden->find("logits")->count()));
   REQUIRE(read_f32(*golden->find("logits"), expected));
   const auto exact = Float64Forward::open(model_path, model->plan());
@@ -50,8 +51,8 @@ TEST_CASE("the float64 forward gives the golden logits") {
     worst = std::fmax(worst, std::fabs((*z)[i] - double(expected[i])));
     shifted = std::fmax(shifted, std::fabs((*z)[i] - double(expected[(i + 1) % z->size()])));
   }
-  CHECK(worst < 2e-6);      // the file holds float32: half an ulp below 16 is 5e-7
-  CHECK(shifted > 1);       // tripwire
+  CHECK(worst < 2e-6);  // the file holds float32: half an ulp below 16 is 5e-7
+  CHECK(shifted > 1);   // tripwire
 }
 
 TEST_CASE("KL of float64 logits: exact cases, and 1e-12 resolved") {
@@ -64,7 +65,8 @@ TEST_CASE("KL of float64 logits: exact cases, and 1e-12 resolved") {
   const float same_f[] = {1, 2, 3}, near_f[] = {1, 2, std::nextafter(3.0f, 4.0f)};
   CHECK(float64_kl(same, same_f, 3).pq == 0);
   const double step = double(near_f[2]) - 3, share = std::exp(3.0) / (std::exp(1.0) + std::exp(2.0) + std::exp(3.0));
-  CHECK(float64_kl(same, near_f, 3).pq == doctest::Approx(0.5 * step * step * share * (1 - share)).epsilon(1e-3));   // 4e-15
+  CHECK(float64_kl(same, near_f, 3).pq ==
+        doctest::Approx(0.5 * step * step * share * (1 - share)).epsilon(1e-3));  // 4e-15
 }
 
 TEST_CASE("PPL of the reference and of uniform formats as in lens.json") {
@@ -128,12 +130,13 @@ TEST_CASE("evaluation: a model against itself is 0, numbers do not depend on thr
   CHECK(stopped.error().code == ErrorCode::interrupted);
 }
 
-TEST_CASE("a plan from measured sensitivities: bytes of the packed file, and never worse than a uniform format that fits") {
+TEST_CASE(
+    "a plan from measured sensitivities: bytes of the packed file, and never worse than a uniform format that fits") {
   auto model = load_model(model_path);
   REQUIRE(model);
   auto s = read_sensitivity(std::string(KLENS_TEST_DATA) + "/hymba-tiny/lens.json");
   REQUIRE(s);
-  CHECK_FALSE(allocation_problem(*s));   // the file alone has no shapes
+  CHECK_FALSE(allocation_problem(*s));  // the file alone has no shapes
   REQUIRE(attach_reference(*s, *model));
   const auto problem = allocation_problem(*s);
   REQUIRE_MESSAGE(problem, problem.error().message());
@@ -151,16 +154,17 @@ TEST_CASE("a plan from measured sensitivities: bytes of the packed file, and nev
   for (const PlanEntry& e : document->entries) CHECK(e.reason.find("KL(p||q)") == 0);
 
   std::vector<Precision> formats = uniform_formats(*problem);
-  CHECK(formats.size() == 5);
+  CHECK(formats.size() == 6);  // five measured ones, and the checkpoint's own
   const std::vector<std::int32_t> ids = text("calibration.txt");
   ThreadTeam team(int(std::thread::hardware_concurrency()));
-  const auto contenders = run_contenders(*model, program(), *problem, *plan, budget, formats, ids, team.team(), {.window = 256, .windows = 8});
+  const auto contenders = run_contenders(*model, program(), *problem, *plan, budget, formats, ids, team.team(),
+                                         {.window = 256, .windows = 8});
   REQUIRE_MESSAGE(contenders, contenders.error().message());
-  CHECK(contenders->size() == 3);   // the plan, w3g32, w2g32
+  CHECK(contenders->size() == 3);  // the plan, w3g32, w2g32
   CHECK(best_of(*contenders) == 0);
   for (const Contender& c : *contenders) CHECK(c.bytes <= budget);
   CHECK((*contenders)[0].result.ppl < (*contenders)[1].result.ppl);
-  CHECK(model->payload_bytes() > 2 * budget);   // the reference again
+  CHECK(model->payload_bytes() > 2 * budget);  // the reference again
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// measure against lens.json (float64 PyTorch, other people's code), against plain evaluation of the quantized model, and against
-// itself after interruptions, with other numbers of threads, and with a large vocabulary's way of keeping logits.
+// measure against lens.json (float64 PyTorch, other people's code), against plain evaluation of the quantized model,
+// and against itself after interruptions, with other numbers of threads, and with a large vocabulary's way of keeping
+// logits.
 #include <klens/dispatch/select.hpp>
 #include <klens/io/tokenizer.hpp>
 #include <klens/lens/evaluate.hpp>
@@ -72,14 +73,18 @@ std::string content(const std::string& path) {
 /// A short measurement: KV producer and consumer, first and last layer, embedding; three batches.
 MeasureOptions short_work(const Model& m) {
   MeasureOptions o;
-  o.window = 32, o.windows = 36, o.formats = {"w4g32", "a8"}, o.model_name = "hymba-tiny", o.text_name = "calibration.txt";
-  for (const char* name : {"model.embed_tokens", "model.layers.0.mamba.x_proj.0", "model.layers.2.mamba.in_proj", "model.layers.7.mamba.out_proj"})
+  o.window = 32, o.windows = 36, o.formats = {"w4g32", "a8"}, o.model_name = "hymba-tiny",
+  o.text_name = "calibration.txt";
+  for (const char* name : {"model.embed_tokens", "model.layers.0.mamba.x_proj.0", "model.layers.2.mamba.in_proj",
+                           "model.layers.7.mamba.out_proj"})
     o.components.push_back(m.find(name));
   return o;
 }
 
 /// A KL as lens.json judges it: above 1e-6 nat within 1 %, below it within 1e-8.
-bool close_kl(double got, double expected) { return std::fabs(got - expected) <= (expected > 1e-6 ? 0.01 * expected : 1e-8); }
+bool close_kl(double got, double expected) {
+  return std::fabs(got - expected) <= (expected > 1e-6 ? 0.01 * expected : 1e-8);
+}
 
 TEST_CASE("measure reproduces lens.json") {
   Model m = loaded();
@@ -88,7 +93,7 @@ TEST_CASE("measure reproduces lens.json") {
   REQUIRE(calibration().size() > 8 * 256);
   MeasureOptions o;
   o.windows = 8, o.formats = {"w8", "w4", "w4g32", "w3g32", "w2g32"};
-  if (slow_build || table().level == Level::ref)   // every role, but few layers
+  if (slow_build || table().level == Level::ref)  // every role, but few layers
     for (int c = 0; c < int(m.components().size()); ++c)
       if (m.components()[std::size_t(c)].layer >= 7) o.components.push_back(c);
   const Folder folder;
@@ -100,7 +105,7 @@ TEST_CASE("measure reproduces lens.json") {
   const auto got = read_sensitivity(folder / "a.json");
   REQUIRE_MESSAGE(got, got.error().message());
   CHECK(got->floor.kl_pq > 0);
-  CHECK(got->floor.kl_pq < 1e-10);   // f32 against float64: 6e-13 here
+  CHECK(got->floor.kl_pq < 1e-10);  // f32 against float64: 6e-13 here
   CHECK(got->floor.tokens == 512);
 
   std::map<std::string, std::array<double, 2>> sums;
@@ -115,8 +120,9 @@ TEST_CASE("measure reproduces lens.json") {
       CHECK(e.kl_pq.mean >= 0);
       CHECK(close_kl(e.kl_qp.mean, x.kl_qp.mean));
       CHECK(close_kl(e.kl_pq.mean, x.kl_pq.mean));
-      CHECK_FALSE(close_kl(e.kl_pq.mean, 1.02 * x.kl_pq.mean + 2e-8));   // tripwire
-      for (const auto member : {&Distribution::se, &Distribution::p50, &Distribution::p95, &Distribution::p99, &Distribution::max}) {
+      CHECK_FALSE(close_kl(e.kl_pq.mean, 1.02 * x.kl_pq.mean + 2e-8));  // tripwire
+      for (const auto member :
+           {&Distribution::se, &Distribution::p50, &Distribution::p95, &Distribution::p99, &Distribution::max}) {
         CHECK(close_kl(e.kl_qp.*member, x.kl_qp.*member));
         CHECK(close_kl(e.kl_pq.*member, x.kl_pq.*member));
       }
@@ -124,7 +130,7 @@ TEST_CASE("measure reproduces lens.json") {
       CHECK(std::fabs(e.sqnr_db - x.sqnr_db) < 1e-2);
       CHECK(std::fabs(e.delta_nll.mean - x.delta_nll.mean) < 1e-6);
       CHECK(std::fabs(e.delta_nll.se - x.delta_nll.se) < 1e-6);
-      CHECK(std::fabs(e.top1 - x.top1) <= 1.5 / 2048);   // one token may sit on a tie
+      CHECK(std::fabs(e.top1 - x.top1) <= 1.5 / 2048);  // one token may sit on a tie
       sums[e.format][0] += e.kl_pq.mean, sums[e.format][1] += x.kl_pq.mean;
     }
   }
@@ -148,16 +154,19 @@ TEST_CASE("a candidate from the cached inputs equals an evaluation of the whole 
     CAPTURE(e.component);
     CAPTURE(e.format);
     CHECK(e.kind == (e.format == "a8" ? EntryKind::activation : EntryKind::weight));
-    CHECK(e.bytes_reference == packed_bytes({16, floats(Grid::f16)}, m.components()[std::size_t(m.find(e.component))].rows,
+    CHECK(e.bytes_reference == packed_bytes({16, floats(Grid::f16)},
+                                            m.components()[std::size_t(m.find(e.component))].rows,
                                             m.components()[std::size_t(m.find(e.component))].cols));
     Precision p = m.reference_precision(m.find(e.component));
-    if (e.format == "a8") p.activation = Activation::a8;
-    else p = *parse_format(e.format);
+    if (e.format == "a8")
+      p.activation = Activation::a8;
+    else
+      p = *parse_format(e.format);
     REQUIRE(m.set_reference());
     REQUIRE(m.set_format(e.component, p));
     const auto whole = evaluate({&m, program}, calibration(), {}, {.window = 32, .windows = 5}, &base);
     REQUIRE_MESSAGE(whole, whole.error().message());
-    CHECK(whole->kl_pq.mean == e.kl_pq.mean);   // equal bits: the same kernels on the same rows
+    CHECK(whole->kl_pq.mean == e.kl_pq.mean);  // equal bits: the same kernels on the same rows
     CHECK(whole->kl_qp.p99 == e.kl_qp.p99);
     CHECK(whole->mse == e.mse);
     CHECK(whole->top1 == e.top1);
@@ -171,7 +180,8 @@ TEST_CASE("logits that are too large to keep are made again, with equal results"
   Model reference = loaded();
   const Program program = generic_program(table());
   MeasureOptions o;
-  o.window = 1040, o.windows = 1, o.formats = {"w3g32", "f16"}, o.components = {m.find("model.layers.7.moe.experts.0.down_proj"), m.find("model.embed_tokens")};
+  o.window = 1040, o.windows = 1, o.formats = {"w3g32", "f16"},
+  o.components = {m.find("model.layers.7.moe.experts.0.down_proj"), m.find("model.embed_tokens")};
   REQUIRE(o.window * logit_stride(m.shape()) * 4 > probe_logits_bytes);
   const Folder folder;
   REQUIRE(measure(m, program, calibration(), {}, folder / "a.json", o));
@@ -184,8 +194,8 @@ TEST_CASE("logits that are too large to keep are made again, with equal results"
     const auto whole = evaluate({&m, program}, calibration(), {}, {.window = 1040, .windows = 1}, &base);
     REQUIRE(whole);
     CHECK(whole->kl_pq.mean == e.kl_pq.mean);
-    CHECK(std::isnan(e.kl_pq.se));   // one window
-    if (e.format == "f16") {         // the checkpoint's own format
+    CHECK(std::isnan(e.kl_pq.se));  // one window
+    if (e.format == "f16") {        // the checkpoint's own format
       CHECK(e.kl_pq.max == 0);
       CHECK(e.top1 == 1);
       CHECK(std::isnan(e.sqnr_db));
@@ -196,7 +206,7 @@ TEST_CASE("logits that are too large to keep are made again, with equal results"
 TEST_CASE("the file does not depend on threads or interruptions") {
   const Program program = generic_program(table());
   const Folder folder;
-  static std::string whole;   // once for all subcases
+  static std::string whole;  // once for all subcases
   if (whole.empty()) {
     Model m = loaded();
     REQUIRE(measure(m, program, calibration(), {}, folder / "a.json", short_work(m)));
@@ -229,12 +239,12 @@ TEST_CASE("the file does not depend on threads or interruptions") {
       CHECK(report.error().code == ErrorCode::interrupted);
       CHECK(access((folder / "b.json").c_str(), F_OK) != 0);
       const std::string journal = folder / "b.json.journal";
-      if (rounds == 2) {   // a write that was cut
+      if (rounds == 2) {  // a write that was cut
         struct stat status {};
         REQUIRE(stat(journal.c_str(), &status) == 0);
         REQUIRE(truncate(journal.c_str(), status.st_size - 100) == 0);
       }
-      if (rounds == 4) {   // a bit that flipped
+      if (rounds == 4) {  // a bit that flipped
         const int fd = open(journal.c_str(), O_RDWR);
         char byte = 0;
         REQUIRE(pread(fd, &byte, 1, 9000) == 1);
@@ -281,14 +291,15 @@ TEST_CASE("the file does not depend on threads or interruptions") {
 }
 
 TEST_CASE("memory: four times the tokens add at most 16 MiB") {
-  if (slow_build) return;   // the sanitizer keeps freed memory
+  if (slow_build) return;  // the sanitizer keeps freed memory
   const Program program = generic_program(table());
   const Folder folder;
   long peak[2] = {};
   for (const int round : {0, 1}) {
     Model m = loaded();
     MeasureOptions o = short_work(m);
-    o.window = 128, o.windows = round ? 128 : 32, o.formats = {"w4"}, o.components = {m.find("model.layers.7.moe.experts.0.up_proj")};
+    o.window = 128, o.windows = round ? 128 : 32, o.formats = {"w4"},
+    o.components = {m.find("model.layers.7.moe.experts.0.up_proj")};
     REQUIRE(measure(m, program, calibration(), {}, folder / "a.json", o));
     rusage usage{};
     getrusage(RUSAGE_SELF, &usage);

@@ -12,10 +12,14 @@ double tau_by_pairs(const std::vector<double>& x, const std::vector<double>& y) 
   for (std::size_t i = 0; i < x.size(); ++i)
     for (std::size_t j = 0; j < i; ++j) {
       const double s = (x[i] - x[j]) * (y[i] - y[j]);
-      if (s > 0) ++concordant;
-      else if (s < 0) ++discordant;
-      else if (x[i] != x[j]) ++y_only;
-      else if (y[i] != y[j]) ++x_only;
+      if (s > 0)
+        ++concordant;
+      else if (s < 0)
+        ++discordant;
+      else if (x[i] != x[j])
+        ++y_only;
+      else if (y[i] != y[j])
+        ++x_only;
     }
   const double base = double(concordant + discordant);
   return (double(concordant) - double(discordant)) / std::sqrt((base + double(x_only)) * (base + double(y_only)));
@@ -29,13 +33,16 @@ TEST_CASE("tau-b equals the count over all pairs, with ties") {
     for (auto& v : x) v = double(detail::draw(state, levels));
     for (auto& v : y) v = double(detail::draw(state, levels));
     const double expected = tau_by_pairs(x, y), got = kendall_tau_b(x, y);
-    if (std::isnan(expected)) CHECK(std::isnan(got));
-    else CHECK(got == doctest::Approx(expected).epsilon(1e-13));
+    if (std::isnan(expected))
+      CHECK(std::isnan(got));
+    else
+      CHECK(got == doctest::Approx(expected).epsilon(1e-13));
   }
 }
 
 TEST_CASE("tau-b of known orders") {
-  const std::vector<double> x{1, 2, 3, 4}, same{10, 20, 30, 40}, back{4, 3, 2, 1}, one_swap{1, 3, 2, 4}, equal{5, 5, 5, 5};
+  const std::vector<double> x{1, 2, 3, 4}, same{10, 20, 30, 40}, back{4, 3, 2, 1}, one_swap{1, 3, 2, 4},
+      equal{5, 5, 5, 5};
   CHECK(kendall_tau_b(x, same) == 1);
   CHECK(kendall_tau_b(x, back) == -1);
   CHECK(kendall_tau_b(x, one_swap) == doctest::Approx(4.0 / 6));
@@ -61,7 +68,8 @@ TEST_CASE("statistics") {
 
 TEST_CASE("Student's t: table values, and the verdict of a paired difference") {
   // 95 % one-sided points of the usual tables.
-  const std::pair<int, double> table[] = {{1, 6.314}, {2, 2.920}, {3, 2.353}, {4, 2.132}, {5, 2.015}, {10, 1.812}, {30, 1.697}, {63, 1.669}};
+  const std::pair<int, double> table[] = {{1, 6.314}, {2, 2.920},  {3, 2.353},  {4, 2.132},
+                                          {5, 2.015}, {10, 1.812}, {30, 1.697}, {63, 1.669}};
   for (const auto& [freedom, t] : table) CHECK(student_quantile(0.95, freedom) == doctest::Approx(t).epsilon(3e-4));
   CHECK(student_cdf(0, 5) == 0.5);
   const std::vector<double> better{-0.01, -0.012, -0.011, -0.009}, unsure{-0.1, 0.1, -0.1, 0.1};
@@ -80,7 +88,8 @@ TEST_CASE("bootstrap: equal on every run, holds the value, narrow for a clear or
     clear[i] = double(i) + 4 * double(detail::draw(state, 1000)) / 1000;
     noise[i] = double(detail::draw(state, 1000));
   }
-  const Interval a = bootstrap_components(x, clear), again = bootstrap_components(x, clear), b = bootstrap_components(x, noise);
+  const Interval a = bootstrap_components(x, clear), again = bootstrap_components(x, clear),
+                 b = bootstrap_components(x, noise);
   CHECK(a.low == again.low);
   CHECK(a.high == again.high);
   CHECK(a.low <= a.value);

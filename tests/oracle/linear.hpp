@@ -1,7 +1,10 @@
-// Oracle of linear and quantize_row: scalar loops over plain numbers, int64 and double, nothing shared with kernel/ or simd/.
+// Oracle of linear and quantize_row: scalar loops over plain numbers, int64 and double, nothing shared with kernel/ or
+// simd/.
 //
-// `expected` follows the definition of the result term by term (std::fma, one chain, k ascending), so a correct kernel equals it
-// in every bit; `truth` is the same sum in double from the same stored numbers, and `mass` the sum of |terms|, for the bound
+// `expected` follows the definition of the result term by term (std::fma, one chain, k ascending), so a correct kernel
+// equals it
+// in every bit; `truth` is the same sum in double from the same stored numbers, and `mass` the sum of |terms|, for the
+// bound
 // |expected - truth| <= (K + groups + 4) 2^-24 mass. The oracle is itself checked by hand-computed cases.
 #pragma once
 

@@ -1,4 +1,5 @@
-// A level's translation unit, part "linear_a16": every linear with DotKind::a16. The array is there to instantiate them.
+// A level's translation unit, part "linear_a16": every linear with DotKind::a16. The array is there to instantiate
+// them.
 #pragma once
 
 #include <klens/dispatch/registry.hpp>

@@ -1,4 +1,5 @@
-// A level's translation unit, part "linear_f32": every linear with DotKind::f32. The array is there to instantiate them.
+// A level's translation unit, part "linear_f32": every linear with DotKind::f32. The array is there to instantiate
+// them.
 #pragma once
 
 #include <klens/dispatch/registry.hpp>

@@ -1,6 +1,7 @@
 // Which level runs: a pure function of (CPU features, compiled levels, request), and its use on this machine.
 //
-//   request   ""  or "auto": KLENS_ISA where it is set, else the strongest level that is compiled in and that the CPU has
+//   request   ""  or "auto": KLENS_ISA where it is set, else the strongest level that is compiled in and that the CPU
+//             has
 //             "avx2": exactly that level, or an error that lists what was compiled in and what the CPU has
 //
 // For baseline translation units that link a library made by klens_add_levels().

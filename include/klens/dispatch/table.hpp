@@ -10,7 +10,8 @@ namespace klens {
 template <class Args>
 using Kernel = void (*)(const Args&);
 
-/// Function pointers of one level. linear[codec][0: row scale, 1: groups][dot kind]; combinations that do not exist are null.
+/// Function pointers of one level. linear[codec][0: row scale, 1: groups][dot kind]; combinations that do not exist are
+/// null.
 struct KernelTable {
   Level level;
   Kernel<LinearArgs> linear[codec_count][2][dot_kind_count];

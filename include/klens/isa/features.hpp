@@ -37,7 +37,8 @@ constexpr Features features(F... f) {
   return set;
 }
 
-/// What the compiler flags of a level may use: the CPU must have all of it. x86-64-v3 and v4 also imply bit-manipulation
+/// What the compiler flags of a level may use: the CPU must have all of it. x86-64-v3 and v4 also imply bit-
+/// manipulation
 /// instructions; bmi2 stands for them (every CPU with AVX2 and BMI2 has BMI1, LZCNT and MOVBE).
 constexpr Features needs(Level level) {
   using enum Feature;

@@ -6,8 +6,10 @@
 //   u8           16 dwords of 4 biased bytes     4                 int8          (levels with VNNI)
 //   s16          16 dwords of 2 signed int16     2                 int16, each 4 inputs as 0 2 1 3
 //
-// f32 and w8 lines are stored as such panels already and are used in place. A tile is 12 tokens x 2 panels on 32 registers
-// (24 accumulators, 2 weights), 6 x 1 (12 accumulators of 256 bits) on 16. Between blocks of K accumulators wait in scratch,
+// f32 and w8 lines are stored as such panels already and are used in place. A tile is 12 tokens x 2 panels on 32
+// registers
+// (24 accumulators, 2 weights), 6 x 1 (12 accumulators of 256 bits) on 16. Between blocks of K accumulators wait in
+// scratch,
 // so a chain crosses blocks unbroken. Exactness and bit equality: tests/kernel/linear*.cpp.
 #pragma once
 
@@ -124,7 +126,8 @@ KLENS_INLINE std::int32_t start_of(const Block& b, int token, int k, int n) {
   return std::int32_t(0u - std::uint32_t(b.zero_point) * total);
 }
 
-/// The micro-kernel: R tokens x P panels, all segments of the block. Rows are addressed as three per pointer (base, + stride,
+/// The micro-kernel: R tokens x P panels, all segments of the block. Rows are addressed as three per pointer (base, +
+/// stride,
 /// + 2 stride), which leaves gcc enough registers to keep every address in an operand.
 template <PanelKind Kind, int R, int P>
 KLENS_NOINLINE void multiply(const Block& b) {
@@ -177,7 +180,8 @@ KLENS_NOINLINE void multiply(const Block& b) {
   }
 }
 
-/// Rows a multiple of 1 KB apart share four or fewer sets of L1 and evict each other (12 rows of K = 2048 in f32: 82 instead of
+/// Rows a multiple of 1 KB apart share four or fewer sets of L1 and evict each other (12 rows of K = 2048 in f32: 82
+/// instead of
 /// 97 GFLOP/s); such a tile is copied to rows that do not. Returns the block to multiply.
 template <PanelKind Kind>
 KLENS_INLINE Block without_conflicts(Block b, int rows) {

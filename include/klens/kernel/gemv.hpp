@@ -2,7 +2,8 @@
 //
 //   y[t][n] = sum_k w[n][k] x[t][k],  one lane per n, one chain per (t, n), k ascending      (folds: linear_common.hpp)
 //
-// A tile is T tokens x P panels of 16 outputs: T P independent chains hide the latency of the FMA (4 cycles, so at least
+// A tile is T tokens x P panels of 16 outputs: T P independent chains hide the latency of the FMA (4 cycles, so at
+// least
 // 4 chains), never a second chain per output. Bytes read: the panels once, T rows of x from L1.
 #pragma once
 
@@ -10,9 +11,11 @@
 
 namespace klens::inline KLENS_NS {
 
-/// Largest token tile, and the panels that go with T tokens: the accumulators of T x P virtual registers stay in registers
+/// Largest token tile, and the panels that go with T tokens: the accumulators of T x P virtual registers stay in
+/// registers
 /// (ref has none worth the name: one token, one panel).
-/// Level ref has no registers to fill: one accumulator (its unrolled tiles took gcc 12 minutes). 8 tokens at a time were no
+/// Level ref has no registers to fill: one accumulator (its unrolled tiles took gcc 12 minutes). 8 tokens at a time
+/// were no
 /// faster than 4 twice, as four tokens on two panels already give 8 chains.
 inline constexpr int gemv_most_tokens = vector_registers == 0 ? 1 : 4;
 

@@ -1,14 +1,17 @@
-// Linear: y[t][n] = (sum_k w[n][k] x[t][k]) * token scale[t] + bias[n] + residual[t][n] for packed weights of every Codec.
+// Linear: y[t][n] = (sum_k w[n][k] x[t][k]) * token scale[t] + bias[n] + residual[t][n] for packed weights of every
+// Codec.
 //
 // One lane per output, k ascending. Bits do not depend on level, threads, or how many tokens one call holds:
 //   f32 rows          acc = fma(value(w), x, acc) from 0; groups: a fresh chain each, then acc = fma(scale, chain, acc)
 //   a8                exact int32 per row (K <= 132 000) or group, to float once, nearest even
 //   a16               exact int32 per 512 inputs, added in fp32 in order; groups as a8
 //   then              * row scale; * x.scale[token] where rows are quantized; + bias; + residual: each rounded once
-// value(w) is float(q), the nf4 level or the float. Padding inputs (zeros in w and x) take part, in the same way everywhere.
+// value(w) is float(q), the nf4 level or the float. Padding inputs (zeros in w and x) take part, in the same way
+// everywhere.
 //
 // Up to gemv_tokens tokens the weights are unpacked in registers (gemv.hpp), above in scratch, once per 512 inputs
-// (gemm.hpp). Levels with VNNI read x.q8 for a8, the others x.q16; both give the same integers. Oracle: tests/oracle/linear.hpp.
+// (gemm.hpp). Levels with VNNI read x.q8 for a8, the others x.q16; both give the same integers. Oracle:
+// tests/oracle/linear.hpp.
 #pragma once
 
 #include <klens/kernel/gemm.hpp>

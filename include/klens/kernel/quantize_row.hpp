@@ -1,9 +1,12 @@
 // Dynamic quantization of activation rows, one scale per token:
 //
-//   s = absmax(x) / qmax (true division), qmax = 127 (a8) or 32767 (a16);  q = clamp(round_half_even(x / s), -qmax, qmax)
+//   s = absmax(x) / qmax (true division), qmax = 127 (a8) or 32767 (a16);  q = clamp(round_half_even(x / s), -qmax,
+//                                                                          qmax)
 //
-// A zero row, or one whose s rounds to 0, gives s = 0 and q = 0. Written as the union of what linears read: int8, int16 (each
-// 4 inputs as 0 2 1 3), float(q), and sums of 32. Columns cols .. stride become zeros. Reads x once for the maximum and once
+// A zero row, or one whose s rounds to 0, gives s = 0 and q = 0. Written as the union of what linears read: int8, int16
+// (each
+// 4 inputs as 0 2 1 3), float(q), and sums of 32. Columns cols .. stride become zeros. Reads x once for the maximum and
+// once
 // to quantize. NaN counts as no maximum and becomes 0. Exact against tests/oracle/linear.hpp.
 #pragma once
 

@@ -1,4 +1,5 @@
-// Reading packed weights: for integer codecs four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes), for the others
+// Reading packed weights: for integer codecs four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes), for
+// the others
 // input k as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and masks.
 #pragma once
 
@@ -20,7 +21,8 @@ inline constexpr int unit_bytes = codec_unit<C>.lines * line_bytes;
 template <Codec C>
 inline constexpr int zero_point = bias_of(bits_of(C));
 
-/// Codes of at most 4 bits become floats by one permutation of a 16-entry table where a register holds one (AVX-512: shift and
+/// Codes of at most 4 bits become floats by one permutation of a 16-entry table where a register holds one (AVX-512:
+/// shift and
 /// permute, 2 instructions per 16 weights; shift, mask, convert and subtract would be 4).
 template <Codec C>
 inline constexpr bool by_table = C == Codec::nf4 || (is_integer(C) && bits_of(C) <= 4 && vector_registers == 32);
@@ -54,7 +56,8 @@ KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
   else return crumbs(load_line(unit), i);
 }
 
-/// float(q) of byte j of a u8 line: exact. The table ignores index bits 4 and up, and a narrow byte has none set below them.
+/// float(q) of byte j of a u8 line: exact. The table ignores index bits 4 and up, and a narrow byte has none set below
+/// them.
 template <Codec C>
 KLENS_INLINE v16f float_of_byte(v16i line, [[maybe_unused]] const Levels<C>& levels, int j) {
   if constexpr (by_table<C>) return lookup16(levels.table, move_bits(line, 8 * j, 0));

@@ -2,8 +2,8 @@
 //   knapsack   minimise the sum of mean KL(p||q) under a limit of bytes, or the bytes under a limit of summed KL
 //   greedy     ascending KL(q||p); apply, keep if PPL <= gamma * PPL of the reference, else undo; never raises bytes
 //   segments   ascending KL(q||p) over all n pairs; point i = the first i * floor((n - 1) / 10) pairs, i = 1..10
-// KL per token adds up over components to first order (cross terms of independent rounding errors vanish in the mean), and is
-// d ln PPL to first order, so a limit of +x % PPL is a limit of ln(1 + x / 100) nat.
+// KL per token adds up over components to first order (cross terms of independent rounding errors vanish in the mean),
+// and is d ln PPL to first order, so a limit of +x % PPL is a limit of ln(1 + x / 100) nat.
 #pragma once
 
 #include <klens/lens/knapsack.hpp>
@@ -18,41 +18,44 @@ namespace klens {
 struct Candidate {
   Precision format;
   std::int64_t bytes = 0;
-  double kl_pq = 0, kl_qp = 0;      // mean; 0 for the checkpoint's own format
-  bool marked = false;              // under the floor or two standard errors: the KL is not distinguishable from 0
+  double kl_pq = 0, kl_qp = 0;  // mean; 0 for the checkpoint's own format
+  bool marked = false;          // under the floor or two standard errors: the KL is not distinguishable from 0
 };
 
 struct AllocationItem {
   std::string component;
-  std::vector<Candidate> candidates;   // [0]: the checkpoint's own format
+  std::vector<Candidate> candidates;  // [0]: the checkpoint's own format
 };
 
 struct AllocationProblem {
-  std::vector<AllocationItem> items;   // every component of the model, in the order of the plan
-  std::int64_t fixed_bytes = 0;        // of tensors that no format applies to
-  std::int64_t parameters = 0;         // of the whole model
+  std::vector<AllocationItem> items;  // every component of the model, in the order of the plan
+  std::int64_t fixed_bytes = 0;       // of tensors that no format applies to
+  std::int64_t parameters = 0;        // of the whole model
 };
 
 /// Candidate of every item, and what it comes to.
 struct Allocation {
   std::vector<int> picks;
-  std::int64_t bytes = 0;              // payload, fixed bytes included
-  double kl = 0;                       // sum of mean KL(p||q): predicted increase of ln PPL
-  double gap = 0;                      // of the knapsack: 0 is proven optimal (bytes or nat, as minimised)
+  std::int64_t bytes = 0;  // payload, fixed bytes included
+  double kl = 0;           // sum of mean KL(p||q): predicted increase of ln PPL
+  double gap = 0;          // of the knapsack: 0 is proven optimal (bytes or nat, as minimised)
 };
 
 /// Whether a format may be chosen; empty: any.
 using FormatFilter = std::function<bool(const Precision&)>;
 
-/// The problem a measurement poses. Errors: no reference in the file (shapes and bytes), an unknown component, a pair without KL.
+/// The problem a measurement poses. Errors: no reference in the file (shapes and bytes), an unknown component, a pair
+/// without KL.
 inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const FormatFilter& allowed = {}) {
   const std::string where = "sensitivity of " + (s.model.empty() ? std::string("a model") : s.model);
   if (!s.reference)
-    return Error{ErrorCode::missing, where, "'reference' (shapes and bytes of the checkpoint) as klens measure writes it, or the model", "none"};
+    return Error{ErrorCode::missing, where,
+                 "'reference' (shapes and bytes of the checkpoint) as klens measure writes it, or the model", "none"};
   AllocationProblem problem;
   problem.fixed_bytes = s.reference->small_bytes;
   problem.parameters = parameters(s.reference->plan);
-  for (const PlanEntry& e : s.reference->entries) problem.items.push_back({e.component, {{e.format, e.bytes, 0, 0, false}}});
+  for (const PlanEntry& e : s.reference->entries)
+    problem.items.push_back({e.component, {{e.format, e.bytes, 0, 0, false}}});
   std::vector<Site> sites;
   for_each_site(s.reference->plan, [&](const Site& site) { sites.push_back(site); });
   for (const SensitivityEntry& e : s.entries) {
@@ -60,17 +63,21 @@ inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const 
     std::size_t i = 0;
     while (i < problem.items.size() && problem.items[i].component != e.component) ++i;
     if (i == problem.items.size())
-      return Error{ErrorCode::missing, where + ": entry '" + e.component + "'", "a component of the reference", "another name"};
+      return Error{ErrorCode::missing, where + ": entry '" + e.component + "'", "a component of the reference",
+                   "another name"};
     const auto format = parse_format(e.format);
-    if (!format) return Error{ErrorCode::format, where + ": entry '" + e.component + "'", "a format name", "'" + e.format + "'"};
+    if (!format)
+      return Error{ErrorCode::format, where + ": entry '" + e.component + "'", "a format name", "'" + e.format + "'"};
     if (*format == problem.items[i].candidates[0].format || (allowed && !allowed(*format))) continue;
     // Published files hold KL(q||p) alone; the two agree to second order in the rounding error.
     const double kl_pq = s.published ? e.kl_qp.mean : e.kl_pq.mean;
     if (std::isnan(kl_pq) || std::isnan(e.kl_qp.mean))
-      return Error{ErrorCode::missing, where + ": entry '" + e.component + "' in " + e.format, "kl_pq and kl_qp", "no mean"};
+      return Error{ErrorCode::missing, where + ": entry '" + e.component + "' in " + e.format, "kl_pq and kl_qp",
+                   "no mean"};
     const std::int64_t bytes = packed_bytes(*format, sites[i].rows, sites[i].cols);
     if (e.bytes >= 0 && e.bytes != bytes)
-      return Error{ErrorCode::format, where + ": entry '" + e.component + "' in " + e.format + ": 'bytes'", std::to_string(bytes), std::to_string(e.bytes)};
+      return Error{ErrorCode::format, where + ": entry '" + e.component + "' in " + e.format + ": 'bytes'",
+                   std::to_string(bytes), std::to_string(e.bytes)};
     problem.items[i].candidates.push_back({*format, bytes, kl_pq, e.kl_qp.mean, is_marked(e, s.floor)});
   }
   return problem;
@@ -86,7 +93,9 @@ inline Allocation allocation_of(const AllocationProblem& problem, std::vector<in
   return a;
 }
 
-inline double bits_per_weight(const AllocationProblem& problem, const Allocation& a) { return 8.0 * double(a.bytes) / double(problem.parameters); }
+inline double bits_per_weight(const AllocationProblem& problem, const Allocation& a) {
+  return 8.0 * double(a.bytes) / double(problem.parameters);
+}
 /// Bytes that a budget in bits per weight allows.
 inline std::int64_t bytes_for_bits(const AllocationProblem& problem, double bits) {
   return std::int64_t(std::floor(bits * double(problem.parameters) / 8));
@@ -114,8 +123,10 @@ inline Result<Allocation> allocate_bytes(const AllocationProblem& problem, std::
   const auto items = detail::options_of(problem, false);
   const Selection s = knapsack(items, double(bytes - problem.fixed_bytes));
   if (!s.feasible)
-    return Error{ErrorCode::usage, "budget", "at least " + std::to_string(problem.fixed_bytes + std::int64_t(s.weight)) + " bytes for the measured formats",
-                 std::to_string(bytes) + " bytes"};
+    return Error{
+        ErrorCode::usage, "budget",
+        "at least " + std::to_string(problem.fixed_bytes + std::int64_t(s.weight)) + " bytes for the measured formats",
+        std::to_string(bytes) + " bytes"};
   Allocation a = allocation_of(problem, s.picks);
   a.gap = s.gap;
   return a;
@@ -144,7 +155,10 @@ inline std::vector<Allocation> allocation_frontier(const AllocationProblem& prob
 namespace detail {
 
 /// One pair of the paper's list.
-struct RankedPair { int item, candidate; double kl; };
+struct RankedPair {
+  int item, candidate;
+  double kl;
+};
 
 /// All pairs, ascending KL(q||p); ties by name, then bits.
 inline std::vector<RankedPair> ranked_pairs(const AllocationProblem& problem) {
@@ -152,10 +166,13 @@ inline std::vector<RankedPair> ranked_pairs(const AllocationProblem& problem) {
   for (std::size_t i = 0; i < problem.items.size(); ++i)
     for (std::size_t c = 1; c < problem.items[i].candidates.size(); ++c)
       pairs.push_back({int(i), int(c), problem.items[i].candidates[c].kl_qp});
-  const auto bits = [&](const RankedPair& p) { return problem.items[std::size_t(p.item)].candidates[std::size_t(p.candidate)].format.weight_bits; };
+  const auto bits = [&](const RankedPair& p) {
+    return problem.items[std::size_t(p.item)].candidates[std::size_t(p.candidate)].format.weight_bits;
+  };
   std::stable_sort(pairs.begin(), pairs.end(), [&](const RankedPair& a, const RankedPair& b) {
     if (a.kl != b.kl) return a.kl < b.kl;
-    const std::string &x = problem.items[std::size_t(a.item)].component, &y = problem.items[std::size_t(b.item)].component;
+    const std::string &x = problem.items[std::size_t(a.item)].component,
+                      &y = problem.items[std::size_t(b.item)].component;
     return x != y ? x < y : bits(a) < bits(b);
   });
   return pairs;
@@ -166,8 +183,8 @@ inline std::vector<RankedPair> ranked_pairs(const AllocationProblem& problem) {
 /// PPL of picks on the selection text. The first call is for the reference (all picks 0).
 using PplOf = std::function<Result<double>(const std::vector<int>& picks)>;
 
-/// Phase 2 of the paper, with its bugs left out: the base PPL stays that of the reference, weights always come from the pristine
-/// ones. `progress(done, total)` after every pair.
+/// Phase 2 of the paper, with its bugs left out: the base PPL stays that of the reference, weights always come from the
+/// pristine ones. `progress(done, total)` after every pair.
 inline Result<Allocation> allocate_greedy(const AllocationProblem& problem, const PplOf& ppl_of, double gamma = 1.10,
                                           const std::function<void(int, int)>& progress = {}) {
   std::vector<int> picks(problem.items.size(), 0);
@@ -186,7 +203,8 @@ inline Result<Allocation> allocate_greedy(const AllocationProblem& problem, cons
   return allocation_of(problem, std::move(picks));
 }
 
-/// The ten plans p01 .. p10; within a prefix the last pair of a component wins. Fewer than 11 pairs give empty prefixes.
+/// The ten plans p01 .. p10; within a prefix the last pair of a component wins. Fewer than 11 pairs give empty
+/// prefixes.
 inline std::vector<Allocation> allocate_segments(const AllocationProblem& problem) {
   const std::vector<detail::RankedPair> pairs = detail::ranked_pairs(problem);
   const std::size_t segment = pairs.empty() ? 0 : (pairs.size() - 1) / 10;
@@ -209,20 +227,28 @@ inline std::string three_digits(double v) {
 
 }  // namespace detail
 
-/// Why an item's pick is what it is: its KL, and per KiB what the next larger and the next smaller useful candidate would change.
+/// Why an item's pick is what it is: its KL, and per KiB what the next larger and the next smaller useful candidate
+/// would change.
 inline std::string reason_of(const AllocationItem& item, int pick) {
   using detail::three_digits;
   const Candidate& c = item.candidates[std::size_t(pick)];
   const Candidate *up = nullptr, *down = nullptr;
   for (const Candidate& o : item.candidates) {
-    if (o.bytes > c.bytes && o.kl_pq < c.kl_pq && (!up || o.bytes < up->bytes || (o.bytes == up->bytes && o.kl_pq < up->kl_pq))) up = &o;
-    if (o.bytes < c.bytes && (!down || o.kl_pq < down->kl_pq || (o.kl_pq == down->kl_pq && o.bytes < down->bytes))) down = &o;
+    if (o.bytes > c.bytes && o.kl_pq < c.kl_pq &&
+        (!up || o.bytes < up->bytes || (o.bytes == up->bytes && o.kl_pq < up->kl_pq)))
+      up = &o;
+    if (o.bytes < c.bytes && (!down || o.kl_pq < down->kl_pq || (o.kl_pq == down->kl_pq && o.bytes < down->bytes)))
+      down = &o;
   }
-  const auto per_kib = [&](const Candidate& o) { return std::fabs(o.kl_pq - c.kl_pq) / (std::fabs(double(o.bytes - c.bytes)) / 1024); };
+  const auto per_kib = [&](const Candidate& o) {
+    return std::fabs(o.kl_pq - c.kl_pq) / (std::fabs(double(o.bytes - c.bytes)) / 1024);
+  };
   std::string text = "KL(p||q) " + three_digits(c.kl_pq) + (c.marked ? " (under the floor)" : "");
   if (up) text += "; " + format_name(up->format) + " would save " + three_digits(per_kib(*up)) + " nat/KiB";
-  if (down) text += (down->kl_pq < c.kl_pq ? "; " + format_name(down->format) + " is smaller and no worse"
-                                           : "; " + format_name(down->format) + " would cost " + three_digits(per_kib(*down)) + " nat/KiB");
+  if (down)
+    text += (down->kl_pq < c.kl_pq
+                 ? "; " + format_name(down->format) + " is smaller and no worse"
+                 : "; " + format_name(down->format) + " would cost " + three_digits(per_kib(*down)) + " nat/KiB");
   return text;
 }
 
@@ -232,9 +258,11 @@ inline Result<PlanDocument> plan_of(const Sensitivity& s, const AllocationProble
   std::vector<PlanEntry> choices;
   for (std::size_t i = 0; i < problem.items.size(); ++i) {
     const Candidate& c = problem.items[i].candidates[std::size_t(a.picks[i])];
-    choices.push_back({problem.items[i].component, c.format, c.bytes, c.kl_pq, reason_of(problem.items[i], a.picks[i])});
+    choices.push_back(
+        {problem.items[i].component, c.format, c.bytes, c.kl_pq, reason_of(problem.items[i], a.picks[i])});
   }
-  return make_plan(s.model, s.reference->plan, s.reference->small_bytes, std::move(choices), std::move(provenance), "plan for " + s.model);
+  return make_plan(s.model, s.reference->plan, s.reference->small_bytes, std::move(choices), std::move(provenance),
+                   "plan for " + s.model);
 }
 
 }  // namespace klens

@@ -1,6 +1,7 @@
-// audit: does a metric rank components as perplexity does? Kendall's tau-b of every metric against dPPL over components, one
-// row per format and metric and one over all formats, with a bootstrap interval; beside it the ceiling, tau between the dPPL of
-// the two halves of the text: no metric can be expected above it. dPPL comes from the file, or is measured here.
+// audit: does a metric rank components as perplexity does? Kendall's tau-b of every metric against dPPL over
+// components, one row per format and metric and one over all formats, with a bootstrap interval; beside it the ceiling,
+// tau between the dPPL of the two halves of the text: no metric can be expected above it. dPPL comes from the file, or
+// is measured here.
 #pragma once
 
 #include <klens/lens/measure.hpp>
@@ -13,13 +14,15 @@ namespace klens {
 
 /// NLL of entries on a text, by windows.
 struct MeasuredNll {
-  std::vector<double> reference;               // mean of each window
-  std::vector<std::vector<double>> entries;    // [entry][window], in the order of Sensitivity::entries
+  std::vector<double> reference;             // mean of each window
+  std::vector<std::vector<double>> entries;  // [entry][window], in the order of Sensitivity::entries
 };
 
 /// PPL(entry) - PPL(reference) over windows [first, first + count).
 inline double delta_ppl_of(const MeasuredNll& m, std::size_t entry, std::size_t first, std::size_t count) {
-  const auto part = [&](const std::vector<double>& v) { return mean_of(std::span<const double>(v).subspan(first, count)); };
+  const auto part = [&](const std::vector<double>& v) {
+    return mean_of(std::span<const double>(v).subspan(first, count));
+  };
   return std::exp(part(m.entries[entry])) - std::exp(part(m.reference));
 }
 
@@ -31,16 +34,20 @@ struct MeasureNllOptions {
 };
 
 /// Runs every entry of a file on a text. Errors: a component that the model does not have, a format without a kernel.
-inline Result<MeasuredNll> measure_nll(Model& model, const Program& program, Ids ids, const Team& team, const Sensitivity& s,
-                                       const MeasureNllOptions& options) {
-  if (model.is_packed()) return Error{ErrorCode::usage, model.path(), "a checkpoint: auditing quantizes the original weights", "a packed file"};
+inline Result<MeasuredNll> measure_nll(Model& model, const Program& program, Ids ids, const Team& team,
+                                       const Sensitivity& s, const MeasureNllOptions& options) {
+  if (model.is_packed())
+    return Error{ErrorCode::usage, model.path(), "a checkpoint: auditing quantizes the original weights",
+                 "a packed file"};
   KLENS_OK(model.set_reference());
   const std::string where = options.text_name.empty() ? "text" : options.text_name;
   KLENS_TRY(const int windows, count_windows(ids, options.window, options.windows, model.shape().vocab, where));
   std::vector<ProbeCandidate> candidates;
   for (const SensitivityEntry& e : s.entries) {
     const int component = model.find(e.component);
-    if (component < 0) return Error{ErrorCode::missing, model.path(), "component '" + e.component + "' of the sensitivity file", "no such component"};
+    if (component < 0)
+      return Error{ErrorCode::missing, model.path(), "component '" + e.component + "' of the sensitivity file",
+                   "no such component"};
     KLENS_TRY(const std::vector<ProbeCandidate> one, probe_candidates(model, program, {e.format}, {component}));
     candidates.push_back(one.front());
   }
@@ -55,9 +62,11 @@ inline Result<MeasuredNll> measure_nll(Model& model, const Program& program, Ids
     const int size = std::min(probe.batch(), windows - first);
     binder.release();
     KLENS_OK(probe.load(ids, first, size));
-    for (const WindowCache& cache : probe.caches()) out.reference.push_back(cache.reference.nll_p / (options.window - 1));
+    for (const WindowCache& cache : probe.caches())
+      out.reference.push_back(cache.reference.nll_p / (options.window - 1));
     for (std::size_t c = 0; c < candidates.size(); ++c) {
-      if (options.cancel != nullptr && options.cancel->load()) return Error{ErrorCode::interrupted, where, "", "stopped"};
+      if (options.cancel != nullptr && options.cancel->load())
+        return Error{ErrorCode::interrupted, where, "", "stopped"};
       KLENS_OK(binder.use(candidates[c]));
       KLENS_OK(probe.compare(detail::first_layer(model, candidates[c].component), results));
       for (const WindowResult& r : results) out.entries[c].push_back(r.sums.nll_q / (options.window - 1));
@@ -74,36 +83,39 @@ struct AuditPoint {
 };
 
 struct AuditRow {
-  std::string format;                          // "all": every format together
+  std::string format;  // "all": every format together
   Metric metric = Metric::kl_qp;
   Interval tau;
   double ceiling = not_known;
-  int n = 0, marked = 0;                       // pairs that were ranked; entries under the floor, which are not
+  int n = 0, marked = 0;  // pairs that were ranked; entries under the floor, which are not
 };
 
 struct Audit {
-  std::string model, text;                     // of dPPL; empty: the file's own column
-  bool by_windows = false;                     // bootstrap over windows, else over components
+  std::string model, text;  // of dPPL; empty: the file's own column
+  bool by_windows = false;  // bootstrap over windows, else over components
   std::vector<AuditPoint> points;
   std::vector<AuditRow> rows;
 };
 
 struct AuditOptions {
-  bool skip_head = false;                      // leave the LM head out, as the KL Lens authors did
+  bool skip_head = false;  // leave the LM head out, as the KL Lens authors did
   BootstrapOptions bootstrap;
 };
 
 namespace detail {
 
 /// Metric of an entry over drawn windows; the fixed value where the file holds no windows.
-inline double metric_over(const SensitivityEntry& e, Metric metric, const std::vector<double>& z2, std::span<const int> draws) {
+inline double metric_over(const SensitivityEntry& e, Metric metric, const std::vector<double>& z2,
+                          std::span<const int> draws) {
   const WindowValues& w = e.by_window;
   const auto mean = [&](const std::vector<float>& v) {
     double sum = 0;
     for (const int i : draws) sum += double(v[std::size_t(i)]);
     return sum / double(draws.size());
   };
-  const auto value = [&](const std::vector<float>& v, double sign) { return v.empty() ? value_of(e, metric) : sign * mean(v); };
+  const auto value = [&](const std::vector<float>& v, double sign) {
+    return v.empty() ? value_of(e, metric) : sign * mean(v);
+  };
   switch (metric) {
     case Metric::kl_qp: return value(w.kl_qp, 1);
     case Metric::kl_pq: return value(w.kl_pq, 1);
@@ -178,13 +190,15 @@ inline Result<Audit> audit(const Sensitivity& s, const MeasuredNll* measured, co
       if (const std::size_t half = text_windows / 2; half > 0) {
         std::vector<double> a, b;
         for (const std::size_t i : ranked)
-          a.push_back(delta_ppl_of(*measured, i, 0, half)), b.push_back(delta_ppl_of(*measured, i, half, text_windows - half));
+          a.push_back(delta_ppl_of(*measured, i, 0, half)),
+              b.push_back(delta_ppl_of(*measured, i, half, text_windows - half));
         row.ceiling = kendall_tau_b(a, b);
       }
       out.rows.push_back(std::move(row));
     }
   if (out.rows.empty())
-    return Error{ErrorCode::missing, "audit of " + s.model, "a dPPL for each entry: a 'delta_ppl' column, or a model and a text to measure it", "none"};
+    return Error{ErrorCode::missing, "audit of " + s.model,
+                 "a dPPL for each entry: a 'delta_ppl' column, or a model and a text to measure it", "none"};
   return out;
 }
 
@@ -192,13 +206,27 @@ inline Json audit_to_json(const Audit& a) {
   const auto number = [](double v) { return std::isfinite(v) ? Json(v) : Json(); };
   Json points = Json::array(), rows = Json::array();
   for (const AuditPoint& p : a.points)
-    points.push_back({{"component", p.component}, {"format", p.format}, {"kl_qp", number(p.kl_qp)}, {"kl_pq", number(p.kl_pq)},
-                      {"delta_ppl", number(p.delta_ppl)}, {"marked", p.marked}});
+    points.push_back({{"component", p.component},
+                      {"format", p.format},
+                      {"kl_qp", number(p.kl_qp)},
+                      {"kl_pq", number(p.kl_pq)},
+                      {"delta_ppl", number(p.delta_ppl)},
+                      {"marked", p.marked}});
   for (const AuditRow& r : a.rows)
-    rows.push_back({{"format", r.format}, {"metric", std::string(name_of(r.metric))}, {"tau", number(r.tau.value)}, {"low", number(r.tau.low)},
-                    {"high", number(r.tau.high)}, {"ceiling", number(r.ceiling)}, {"n", r.n}, {"marked", r.marked}});
-  return {{"schema", "klens.audit/1"}, {"model", a.model}, {"text", a.text}, {"bootstrap", a.by_windows ? "windows" : "components"},
-          {"points", points}, {"rows", rows}};
+    rows.push_back({{"format", r.format},
+                    {"metric", std::string(name_of(r.metric))},
+                    {"tau", number(r.tau.value)},
+                    {"low", number(r.tau.low)},
+                    {"high", number(r.tau.high)},
+                    {"ceiling", number(r.ceiling)},
+                    {"n", r.n},
+                    {"marked", r.marked}});
+  return {{"schema", "klens.audit/1"},
+          {"model", a.model},
+          {"text", a.text},
+          {"bootstrap", a.by_windows ? "windows" : "components"},
+          {"points", points},
+          {"rows", rows}};
 }
 
 }  // namespace klens

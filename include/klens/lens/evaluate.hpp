@@ -1,7 +1,8 @@
-// evaluate: perplexity of a model on a text with its standard error, and, beside a reference, KL both ways, errors and top-1.
+// evaluate: perplexity of a model on a text with its standard error, and, beside a reference, KL both ways, errors and
+// top-1.
 //   NLL of a window = mean over its window - 1 next tokens;  PPL = exp(mean over windows);  SE(PPL) = PPL SE(NLL)
-// Any model and program will do, packed and specialised ones too: logits are those of its sessions. Windows run in parallel, one
-// session per thread, results by window.
+// Any model and program will do, packed and specialised ones too: logits are those of its sessions. Windows run in
+// parallel, one session per thread, results by window.
 #pragma once
 
 #include <klens/core/thread_team.hpp>
@@ -16,9 +17,9 @@
 namespace klens {
 
 struct EvaluateOptions {
-  int window = 256, windows = 0;               // tokens per window; windows at most (0: all)
-  std::string text_name = {};                  // for errors
-  std::function<void(std::int64_t done, std::int64_t total)> progress = {};   // in windows
+  int window = 256, windows = 0;  // tokens per window; windows at most (0: all)
+  std::string text_name = {};     // for errors
+  std::function<void(std::int64_t done, std::int64_t total)> progress = {};  // in windows
   const std::atomic<bool>* cancel = nullptr;
 };
 
@@ -30,10 +31,10 @@ struct Runner {
 
 struct Evaluation {
   int window = 0, windows = 0;
-  std::vector<double> nll;                     // mean of each window
+  std::vector<double> nll;  // mean of each window
   double ppl = not_known, ppl_se = not_known;
-  bool compared = false;                       // with a reference: the rest is known
-  std::vector<double> delta_nll;               // NLL less that of the reference, by window
+  bool compared = false;          // with a reference: the rest is known
+  std::vector<double> delta_nll;  // NLL less that of the reference, by window
   Distribution kl_qp, kl_pq;
   double mse = not_known, sqnr_db = not_known, sqnr_centred_db = not_known, top1 = not_known;
 };
@@ -54,7 +55,8 @@ inline Result<Evaluation> evaluate(const Runner& runner, Ids ids, const Team& te
   const int vocab = runner.model->shape().vocab, window = options.window;
   const std::string where = options.text_name.empty() ? "text" : options.text_name;
   if (reference != nullptr && reference->model->shape().vocab != vocab)
-    return Error{ErrorCode::shape, reference->model->path(), "a vocabulary of " + std::to_string(vocab) + " as in " + runner.model->path(),
+    return Error{ErrorCode::shape, reference->model->path(),
+                 "a vocabulary of " + std::to_string(vocab) + " as in " + runner.model->path(),
                  std::to_string(reference->model->shape().vocab)};
   KLENS_TRY(const int windows, count_windows(ids, window, options.windows, vocab, where));
 
@@ -85,7 +87,8 @@ inline Result<Evaluation> evaluate(const Runner& runner, Ids ids, const Team& te
       p = worker.reference_logits.data();
     }
     VocabKlArgs a;
-    a.zp = p, a.zq = worker.logits.data(), a.stride = stride, a.vocab = vocab, a.targets = targets.data(), a.out = worker.stats.data();
+    a.zp = p, a.zq = worker.logits.data(), a.stride = stride, a.vocab = vocab, a.targets = targets.data(),
+    a.out = worker.stats.data();
     a.begin = 0, a.end = window;
     runner.program.table->vocab_kl(a);
     for (int t = 0; t < window; ++t) {
@@ -96,18 +99,20 @@ inline Result<Evaluation> evaluate(const Runner& runner, Ids ids, const Team& te
       qp[at] = float(s.kl_qp), pq[at] = float(s.kl_pq);
     }
     if (is_finite(sums[std::size_t(w)])) return {};
-    return Error{ErrorCode::overflow, runner.model->path() + ": window " + std::to_string(w) + " of " + where, "finite logits", "infinite or undefined ones"};
+    return Error{ErrorCode::overflow, runner.model->path() + ": window " + std::to_string(w) + " of " + where,
+                 "finite logits", "infinite or undefined ones"};
   };
 
-  const int chunk = 2 * int(workers.size());   // windows between two looks at `cancel`
+  const int chunk = 2 * int(workers.size());  // windows between two looks at `cancel`
   for (int first = 0; first < windows; first += chunk) {
     if (options.cancel != nullptr && options.cancel->load()) return Error{ErrorCode::interrupted, where, "", "stopped"};
     const int count = std::min(chunk, windows - first);
     std::vector<std::optional<Error>> errors(std::size_t(count), std::nullopt);
     const auto body = [&](int i, int thread) {
-      if (Result<void> done = run_window(first + i, workers[std::size_t(thread)]); !done) errors[std::size_t(i)] = done.error();
+      if (Result<void> done = run_window(first + i, workers[std::size_t(thread)]); !done)
+        errors[std::size_t(i)] = done.error();
     };
-    for_each(team, count, body);   // a single window runs on thread 0
+    for_each(team, count, body);  // a single window runs on thread 0
     for (const auto& error : errors)
       if (error) return *error;
     if (options.progress) options.progress(first + count, windows);

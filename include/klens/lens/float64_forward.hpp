@@ -1,6 +1,6 @@
-// The forward pass of Hymba in float64 by plain loops, straight from the checkpoint's tensors: what the noise floor is measured
-// against. It shares the file reader and the config with the rest of klens, and no arithmetic. Formulas: model/decoder.hpp,
-// arXiv 2411.13676. One matrix is widened at a time, so that memory is that of the activations.
+// The forward pass of Hymba in float64 by plain loops, straight from the checkpoint's tensors: what the noise floor is
+// measured against. It shares the file reader and the config with the rest of klens, and no arithmetic. Formulas:
+// model/decoder.hpp, arXiv 2411.13676. One matrix is widened at a time, so that memory is that of the activations.
 #pragma once
 
 #include <klens/core/team.hpp>
@@ -102,7 +102,8 @@ class Float64Forward {
   void rotate(double* x, int heads, int position) const {
     const int d = plan_.shape.qk_dim;
     for (int i = 0; i < d / 2; ++i) {
-      const double angle = position * std::pow(double(plan_.shape.rope_theta), -2.0 * i / d), c = std::cos(angle), s = std::sin(angle);
+      const double angle = position * std::pow(double(plan_.shape.rope_theta), -2.0 * i / d), c = std::cos(angle),
+                   s = std::sin(angle);
       for (int h = 0; h < heads; ++h) {
         double &a = x[h * d + i], &b = x[h * d + i + d / 2];
         const double turned = a * c - b * s;
@@ -151,7 +152,8 @@ class Float64Forward {
       for (int c = 0; c < s.inner; ++c) {
         double sum = double(bias[std::size_t(c)]);
         for (int k = 0; k < s.conv_taps; ++k)
-          if (const int at = t - s.conv_taps + 1 + k; at >= 0) sum += double(w[std::size_t(c * s.conv_taps + k)]) * in.row(at)[first + c];
+          if (const int at = t - s.conv_taps + 1 + k; at >= 0)
+            sum += double(w[std::size_t(c * s.conv_taps + k)]) * in.row(at)[first + c];
         u.row(t)[c] = silu(sum);
       }
     KLENS_TRY(const Matrix small, project(u, prefix + "x_proj.0", s.dt_rank + 2 * s.n_state, team));
@@ -183,7 +185,8 @@ class Float64Forward {
   Result<void> layer(int l, Matrix& x, std::vector<Matrix>& keys, std::vector<Matrix>& values, const Team& team) const {
     const Shape& s = plan_.shape;
     const LayerPlan& own = plan_.layers[std::size_t(l)];
-    const std::string at = "model.layers." + std::to_string(l) + ".", mamba = at + "mamba.", ffn = at + "moe.experts.0.";
+    const std::string at = "model.layers." + std::to_string(l) + ".", mamba = at + "mamba.",
+                      ffn = at + "moe.experts.0.";
     const bool makes_kv = own.kv_source == l;
     KLENS_TRY(const Matrix mixer_in, norm(x, 0, s.hidden, at + "input_layernorm.weight"));
     KLENS_TRY(Matrix in, project(mixer_in, mamba + "in_proj", extent_of(s, makes_kv, Role::in_proj).rows, team));
@@ -192,10 +195,12 @@ class Float64Forward {
     for (int t = 0; t < x.rows; ++t) rotate(in.row(t), s.heads + (makes_kv ? s.kv_heads : 0), t);
     if (makes_kv) {
       Matrix k(x.rows, s.kv_heads * s.qk_dim), v(x.rows, s.kv_heads * s.v_dim);
-      for (int t = 0; t < x.rows; ++t) std::copy_n(in.row(t) + k_at, k.cols, k.row(t)), std::copy_n(in.row(t) + v_at, v.cols, v.row(t));
+      for (int t = 0; t < x.rows; ++t)
+        std::copy_n(in.row(t) + k_at, k.cols, k.row(t)), std::copy_n(in.row(t) + v_at, v.cols, v.row(t));
       keys[std::size_t(l)] = std::move(k), values[std::size_t(l)] = std::move(v);
     }
-    const Matrix heads = attention(in, keys[std::size_t(own.kv_source)], values[std::size_t(own.kv_source)], own.window, team);
+    const Matrix heads =
+        attention(in, keys[std::size_t(own.kv_source)], values[std::size_t(own.kv_source)], own.window, team);
     KLENS_TRY(const Matrix scanned, scan(mamba, in, x_at, team));
     KLENS_TRY(Matrix fused, norm(heads, 0, s.inner, mamba + "pre_avg_layernorm1.weight"));
     KLENS_TRY(const Matrix other, norm(scanned, 0, s.inner, mamba + "pre_avg_layernorm2.weight"));
@@ -218,9 +223,11 @@ class Float64Forward {
   RuntimePlan plan_;
 };
 
-/// KL both ways of one token, p from `p` (float64 logits) and q from `q` (float32), without cancellation: with d = zq - zp less its
-/// mean under p, KL(p||q) = log1p(E_p[expm1(d)]) - E_p[d], and the other way round.
-struct PairOfKl { double pq = 0, qp = 0; };
+/// KL both ways of one token, p from `p` (float64 logits) and q from `q` (float32), without cancellation: with d = zq -
+/// zp less its mean under p, KL(p||q) = log1p(E_p[expm1(d)]) - E_p[d], and the other way round.
+struct PairOfKl {
+  double pq = 0, qp = 0;
+};
 
 inline PairOfKl float64_kl(const double* p, const float* q, int vocab) {
   double p_max = p[0], q_max = double(q[0]);
@@ -231,7 +238,7 @@ inline PairOfKl float64_kl(const double* p, const float* q, int vocab) {
     p_sum += ep, q_sum += eq, p_mean += ep * d, q_mean += eq * d;
   }
   p_mean /= p_sum, q_mean /= q_sum;
-  double pq = 0, qp = 0;   // E_p[expm1(d)] with d centred under p; the same under q for -d
+  double pq = 0, qp = 0;  // E_p[expm1(d)] with d centred under p; the same under q for -d
   for (int v = 0; v < vocab; ++v) {
     const double d = double(q[v]) - p[v];
     pq += std::exp(p[v] - p_max) * (std::expm1(d - p_mean) - (d - p_mean));

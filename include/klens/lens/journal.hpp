@@ -1,5 +1,5 @@
-// Journal: what a measurement has finished so far, beside its output file, so that a killed run goes on where it stopped and the
-// percentiles need no memory. Fixed-size records in the order of the work; each carries a checksum.
+// Journal: what a measurement has finished so far, beside its output file, so that a killed run goes on where it
+// stopped and the percentiles need no memory. Fixed-size records in the order of the work; each carries a checksum.
 //
 //   header   magic, key (hash of everything that the results depend on), record size     32 bytes
 //   record   checksum, WindowSums, then 2 x tokens floats: KL(q||p), KL(p||q) of each token
@@ -18,13 +18,17 @@ namespace klens {
 class Journal {
  public:
   Journal(Journal&& other) noexcept
-      : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), tokens_(other.tokens_), records_(other.records_) {}
+      : path_(std::move(other.path_)),
+        fd_(std::exchange(other.fd_, -1)),
+        tokens_(other.tokens_),
+        records_(other.records_) {}
   Journal& operator=(Journal&&) = delete;
   ~Journal() {
     if (fd_ >= 0) ::close(fd_);
   }
 
-  /// Opens or makes the journal of the work `key`; a journal of other work is emptied. `units`: records of each unit, in order.
+  /// Opens or makes the journal of the work `key`; a journal of other work is emptied. `units`: records of each unit,
+  /// in order.
   static Result<Journal> open(const std::string& path, std::uint64_t key, int tokens, std::span<const int> units) {
     Journal j;
     j.path_ = path, j.tokens_ = tokens;
@@ -33,7 +37,8 @@ class Journal {
     if (flock(j.fd_, LOCK_EX | LOCK_NB) != 0)
       return Error{ErrorCode::io, path, "no other run that measures into the same file", "one that holds its journal"};
     Header expected{magic, key, std::uint64_t(j.record_bytes()), 0}, found{};
-    const bool ours = pread(j.fd_, &found, sizeof found, 0) == ssize_t(sizeof found) && std::memcmp(&found, &expected, sizeof found) == 0;
+    const bool ours = pread(j.fd_, &found, sizeof found, 0) == ssize_t(sizeof found) &&
+                      std::memcmp(&found, &expected, sizeof found) == 0;
     if (!ours) {
       if (ftruncate(j.fd_, 0) != 0) return detail::io_error(path, "cannot empty", errno);
       KLENS_OK(j.put(&expected, sizeof expected, 0));
@@ -73,7 +78,8 @@ class Journal {
   /// Reads a record back; `kl` gets its 2 x tokens values.
   Result<WindowSums> read(std::int64_t index, float* kl) const {
     std::string record(record_bytes(), '\0');
-    if (!fetch(record, index)) return Error{ErrorCode::io, path_ + ": record " + std::to_string(index), "an intact record", "a changed one"};
+    if (!fetch(record, index))
+      return Error{ErrorCode::io, path_ + ": record " + std::to_string(index), "an intact record", "a changed one"};
     WindowSums sums;
     std::memcpy(&sums, record.data() + sizeof(std::uint64_t), sizeof sums);
     std::memcpy(kl, record.data() + sizeof(std::uint64_t) + sizeof sums, kl_bytes());
@@ -84,8 +90,10 @@ class Journal {
   void remove() { unlink(path_.c_str()); }
 
  private:
-  struct Header { std::uint64_t magic, key, record_bytes, reserved; };
-  static constexpr std::uint64_t magic = 0x316c6e726a6e6c6b;   // "klnjrnl1"
+  struct Header {
+    std::uint64_t magic, key, record_bytes, reserved;
+  };
+  static constexpr std::uint64_t magic = 0x316c6e726a6e6c6b;  // "klnjrnl1"
 
   Journal() = default;
   std::size_t kl_bytes() const { return 2 * sizeof(float) * std::size_t(tokens_); }

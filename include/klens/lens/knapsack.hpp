@@ -1,11 +1,12 @@
 // Exact multiple-choice knapsack: one candidate of every item, least total cost with total weight <= limit.
 //
-// States (weight, cost) are kept item by item as a Pareto list: dynamic programming over the weights that occur, no grid, so true
-// bytes need no rounding. A state is dropped when another is no heavier and no dearer, or when the Lagrangian bound
+// States (weight, cost) are kept item by item as a Pareto list: dynamic programming over the weights that occur, no
+// grid, so true bytes need no rounding. A state is dropped when another is no heavier and no dearer, or when the
+// Lagrangian bound
 //   cost + sum over items to come of min_c(cost_c + lambda weight_c) + lambda (weight - limit) >= best known cost
-// shows that it cannot win (valid for every lambda >= 0; taken where the bound of the whole problem is largest). With it a few
-// thousand states remain for hundreds of items. Should a hostile instance pass the limit of states, the result is the best
-// found, with the distance to the bound as `gap`; 0 means proven optimal.
+// shows that it cannot win (valid for every lambda >= 0; taken where the bound of the whole problem is largest). With
+// it a few thousand states remain for hundreds of items. Should a hostile instance pass the limit of states, the result
+// is the best found, with the distance to the bound as `gap`; 0 means proven optimal.
 #pragma once
 
 #include <klens/lens/statistics.hpp>
@@ -16,18 +17,21 @@
 
 namespace klens {
 
-struct Option { double weight = 0, cost = 0; };   // both >= 0, finite
+struct Option {
+  double weight = 0, cost = 0;
+};  // both >= 0, finite
 
 struct Selection {
-  std::vector<int> picks;        // candidate of each item
+  std::vector<int> picks;  // candidate of each item
   double weight = 0, cost = 0;
-  double gap = 0;                // the optimum is at least cost - gap
-  bool feasible = false;         // false: even the lightest candidates are over the limit
+  double gap = 0;         // the optimum is at least cost - gap
+  bool feasible = false;  // false: even the lightest candidates are over the limit
 };
 
 namespace detail {
 
-/// Lower convex hull of one item's options in (weight, cost): indices by increasing weight, cost strictly falling, slopes flattening.
+/// Lower convex hull of one item's options in (weight, cost): indices by increasing weight, cost strictly falling,
+/// slopes flattening.
 inline std::vector<int> lower_hull(const std::vector<Option>& options) {
   std::vector<int> order(options.size()), hull;
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = int(i);
@@ -39,7 +43,8 @@ inline std::vector<int> lower_hull(const std::vector<Option>& options) {
     if (!hull.empty() && at(i).cost >= at(hull.back()).cost) continue;
     while (hull.size() > 1) {
       const Option &a = at(hull[hull.size() - 2]), &b = at(hull.back()), &c = at(i);
-      if ((b.cost - a.cost) * (c.weight - a.weight) < (c.cost - a.cost) * (b.weight - a.weight)) break;   // b lies below a-c
+      if ((b.cost - a.cost) * (c.weight - a.weight) < (c.cost - a.cost) * (b.weight - a.weight))
+        break;  // b lies below a-c
       hull.pop_back();
     }
     hull.push_back(i);
@@ -48,7 +53,10 @@ inline std::vector<int> lower_hull(const std::vector<Option>& options) {
 }
 
 /// One step along an item's hull: what it saves per unit of weight.
-struct HullStep { double slope; int item, to; };
+struct HullStep {
+  double slope;
+  int item, to;
+};
 
 /// All steps, steepest first; ties by item, then order on its hull, so that an item's steps stay in order.
 inline std::vector<HullStep> hull_steps(std::span<const std::vector<Option>> items, std::vector<int>& lightest) {
@@ -75,7 +83,8 @@ inline void total(std::span<const std::vector<Option>> items, Selection& s) {
 
 }  // namespace detail
 
-/// Every selection on the Lagrangian frontier, lightest first: each is optimal for its own weight. One more pick per step.
+/// Every selection on the Lagrangian frontier, lightest first: each is optimal for its own weight. One more pick per
+/// step.
 inline std::vector<Selection> knapsack_frontier(std::span<const std::vector<Option>> items) {
   std::vector<Selection> frontier(1);
   Selection& first = frontier.front();
@@ -92,10 +101,18 @@ inline std::vector<Selection> knapsack_frontier(std::span<const std::vector<Opti
   return frontier;
 }
 
-/// `items` must not be empty, nor any of its lists. `max_states`: per item, the limit above which the gap may stay open.
-inline Selection knapsack(std::span<const std::vector<Option>> items, double limit, std::size_t max_states = 4'000'000) {
-  struct Node { std::uint32_t parent; std::int32_t pick; };
-  struct Partial { double weight, cost; std::uint32_t node; };
+/// `items` must not be empty, nor any of its lists. `max_states`: per item, the limit above which the gap may stay
+/// open.
+inline Selection knapsack(std::span<const std::vector<Option>> items, double limit,
+                          std::size_t max_states = 4'000'000) {
+  struct Node {
+    std::uint32_t parent;
+    std::int32_t pick;
+  };
+  struct Partial {
+    double weight, cost;
+    std::uint32_t node;
+  };
   Selection best;
   const std::vector<detail::HullStep> steps = detail::hull_steps(items, best.picks);
   detail::total(items, best);
@@ -121,10 +138,10 @@ inline Selection knapsack(std::span<const std::vector<Option>> items, double lim
     }
     best = trial;
   }
-  if (best.weight > limit) return best;   // rounding of sums; cannot happen for whole bytes
+  if (best.weight > limit) return best;  // rounding of sums; cannot happen for whole bytes
 
   const std::size_t n = items.size();
-  std::vector<double> rest(n + 1, 0);     // sum over items i.. of min(cost + lambda weight)
+  std::vector<double> rest(n + 1, 0);  // sum over items i.. of min(cost + lambda weight)
   for (std::size_t i = n; i-- > 0;) {
     double least = items[i][0].cost + lambda * items[i][0].weight;
     for (const Option& o : items[i]) least = std::min(least, o.cost + lambda * o.weight);
@@ -137,7 +154,8 @@ inline Selection knapsack(std::span<const std::vector<Option>> items, double lim
     lightest[i] = lightest[i + 1] + least;
   }
   const double whole_bound = rest[0] - lambda * limit;
-  const double slack = 1e-12 * (std::fabs(best.cost) + std::fabs(lambda * limit));   // bounds are sums of rounded products
+  const double slack =
+      1e-12 * (std::fabs(best.cost) + std::fabs(lambda * limit));  // bounds are sums of rounded products
 
   std::vector<Node> nodes{{0, -1}};
   std::vector<Partial> states{{0, 0, 0}}, next;
@@ -150,9 +168,12 @@ inline Selection knapsack(std::span<const std::vector<Option>> items, double lim
         if (weight + lightest[i + 1] > limit) continue;
         if (cost + rest[i + 1] + lambda * (weight - limit) > best.cost + slack) continue;
         // The node is made once the state has survived; until then it holds parent and pick in one number.
-        next.push_back({weight, cost, std::uint32_t((&s - states.data()) * std::ptrdiff_t(items[i].size()) + std::ptrdiff_t(c))});
+        next.push_back(
+            {weight, cost, std::uint32_t((&s - states.data()) * std::ptrdiff_t(items[i].size()) + std::ptrdiff_t(c))});
       }
-    std::stable_sort(next.begin(), next.end(), [](const Partial& a, const Partial& b) { return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost; });
+    std::stable_sort(next.begin(), next.end(), [](const Partial& a, const Partial& b) {
+      return a.weight != b.weight ? a.weight < b.weight : a.cost < b.cost;
+    });
     std::vector<Partial> kept;
     for (const Partial& s : next) {
       if (!kept.empty() && s.cost >= kept.back().cost) continue;

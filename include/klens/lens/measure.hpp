@@ -1,6 +1,7 @@
-// measure: every (component, format) of a model alone against the reference, over the windows of a text, into sensitivity.json.
-// Finished windows go to a journal beside the output, so that a killed run goes on; the file is made from the journal alone and is
-// the same, byte for byte, for any number of interruptions and threads. Weights are always quantized from the pristine ones.
+// measure: every (component, format) of a model alone against the reference, over the windows of a text, into
+// sensitivity.json. Finished windows go to a journal beside the output, so that a killed run goes on; the file is made
+// from the journal alone and is the same, byte for byte, for any number of interruptions and threads. Weights are
+// always quantized from the pristine ones.
 #pragma once
 
 #include <klens/lens/float64_forward.hpp>
@@ -18,17 +19,17 @@ namespace klens {
 using ProgressOf = std::function<void(std::int64_t done, std::int64_t total)>;
 
 struct MeasureOptions {
-  int window = 256, windows = 64;              // tokens per window; windows at most (0: all)
-  std::vector<std::string> formats;            // w4g32, w4g32a8, ...; a8 or a16: activations of the component alone
-  std::vector<int> components;                 // indices; empty: all
-  std::string model_name, text_name;           // for people
+  int window = 256, windows = 64;     // tokens per window; windows at most (0: all)
+  std::vector<std::string> formats;   // w4g32, w4g32a8, ...; a8 or a16: activations of the component alone
+  std::vector<int> components;        // indices; empty: all
+  std::string model_name, text_name;  // for people
   ProgressOf progress;
-  const std::atomic<bool>* cancel = nullptr;   // looked at between candidates; ends with ErrorCode::interrupted
+  const std::atomic<bool>* cancel = nullptr;  // looked at between candidates; ends with ErrorCode::interrupted
 };
 
 struct MeasureReport {
   int entries = 0, windows = 0;
-  std::int64_t runs = 0, resumed = 0;          // in all; taken over from a run that was stopped
+  std::int64_t runs = 0, resumed = 0;  // in all; taken over from a run that was stopped
 };
 
 /// A component in a format.
@@ -40,7 +41,8 @@ struct ProbeCandidate {
 };
 
 /// The candidates of a measurement, component by component. Errors: a name that is unknown or that no kernel computes.
-inline Result<std::vector<ProbeCandidate>> probe_candidates(const Model& model, const Program& program, const std::vector<std::string>& formats,
+inline Result<std::vector<ProbeCandidate>> probe_candidates(const Model& model, const Program& program,
+                                                            const std::vector<std::string>& formats,
                                                             std::vector<int> components) {
   if (components.empty())
     for (int c = 0; c < int(model.components().size()); ++c) components.push_back(c);
@@ -48,7 +50,8 @@ inline Result<std::vector<ProbeCandidate>> probe_candidates(const Model& model, 
   for (const int c : components)
     for (std::size_t f = 0; f < formats.size(); ++f) {
       const std::string& name = formats[f];
-      if (std::find(formats.begin(), formats.begin() + std::ptrdiff_t(f), name) != formats.begin() + std::ptrdiff_t(f)) continue;
+      if (std::find(formats.begin(), formats.begin() + std::ptrdiff_t(f), name) != formats.begin() + std::ptrdiff_t(f))
+        continue;
       ProbeCandidate candidate{c, {}, EntryKind::weight, name};
       if (name == "a8" || name == "a16") {
         candidate.kind = EntryKind::activation;
@@ -57,11 +60,13 @@ inline Result<std::vector<ProbeCandidate>> probe_candidates(const Model& model, 
       } else if (const auto precision = parse_format(name)) {
         candidate.precision = *precision;
       } else {
-        return Error{ErrorCode::usage, "format", "a name such as w8, w4g32, nf4g64, w4g32a8, f16, or a8 and a16 alone", "'" + name + "'"};
+        return Error{ErrorCode::usage, "format", "a name such as w8, w4g32, nf4g64, w4g32a8, f16, or a8 and a16 alone",
+                     "'" + name + "'"};
       }
       if (candidate.precision.state != State::f32 || candidate.precision.activation == Activation::a8s ||
           linear_of(*program.table, candidate.precision) == nullptr)
-        return Error{ErrorCode::no_kernel, "format '" + name + "'", "one that the linears of level " + std::string(name_of(program.level)) + " compute", "no kernel"};
+        return Error{ErrorCode::no_kernel, "format '" + name + "'",
+                     "one that the linears of level " + std::string(name_of(program.level)) + " compute", "no kernel"};
       candidates.push_back(std::move(candidate));
     }
   if (candidates.empty()) return Error{ErrorCode::usage, "measure", "at least one format and one component", "none"};
@@ -90,9 +95,10 @@ inline std::uint64_t model_hash(const Model& model) {
   return sum.value();
 }
 
-/// KL of our f32 forward against the float64 one, on the first two windows. A large model takes fewer tokens of them: float64 by
-/// plain loops does some 10^9 multiplications per second and thread.
-inline Result<NoiseFloor> noise_floor(const Model& model, const Program& program, Ids ids, const Team& team, int window, int windows) {
+/// KL of our f32 forward against the float64 one, on the first two windows. A large model takes fewer tokens of them:
+/// float64 by plain loops does some 10^9 multiplications per second and thread.
+inline Result<NoiseFloor> noise_floor(const Model& model, const Program& program, Ids ids, const Team& team, int window,
+                                      int windows) {
   constexpr std::int64_t most_products = 2'000'000'000;
   const Shape& s = model.shape();
   const int tokens = int(std::clamp<std::int64_t>(most_products / model.parameters(), std::min(16, window), window));
@@ -200,15 +206,17 @@ inline int first_layer(const Model& model, int component) {
 }  // namespace detail
 
 /// Writes `output`. The model is put into its reference formats first, and left in them.
-inline Result<MeasureReport> measure(Model& model, const Program& program, Ids ids, const Team& team, const std::string& output,
-                                     const MeasureOptions& options) {
+inline Result<MeasureReport> measure(Model& model, const Program& program, Ids ids, const Team& team,
+                                     const std::string& output, const MeasureOptions& options) {
   using namespace detail;
   if (model.is_packed())
-    return Error{ErrorCode::usage, model.path(), "a checkpoint: measuring quantizes the original weights", "a packed file"};
+    return Error{ErrorCode::usage, model.path(), "a checkpoint: measuring quantizes the original weights",
+                 "a packed file"};
   KLENS_OK(model.set_reference());
   const std::string where = options.text_name.empty() ? "text" : options.text_name;
   KLENS_TRY(const int windows, count_windows(ids, options.window, options.windows, model.shape().vocab, where));
-  KLENS_TRY(const std::vector<ProbeCandidate> candidates, probe_candidates(model, program, options.formats, options.components));
+  KLENS_TRY(const std::vector<ProbeCandidate> candidates,
+            probe_candidates(model, program, options.formats, options.components));
   const Ids used = ids.first(std::size_t(windows) * std::size_t(options.window));
 
   Sensitivity s;
@@ -219,10 +227,13 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
 
   KLENS_TRY(Probe probe, Probe::create(model, program, team, options.window));
   const int batch = probe.batch(), count = int(candidates.size());
-  std::string key_text = std::string(KLENS_VERSION) + " " + s.model_hash + " " + s.text_hash + " " + std::to_string(options.window) + " " + std::to_string(batch);
-  for (const ProbeCandidate& c : candidates) key_text += "\n" + model.components()[std::size_t(c.component)].name + " " + c.format;
-  std::vector<int> units;   // records of each (batch, candidate)
-  for (int first = 0; first < windows; first += batch) units.insert(units.end(), std::size_t(count), std::min(batch, windows - first));
+  std::string key_text = std::string(KLENS_VERSION) + " " + s.model_hash + " " + s.text_hash + " " +
+                         std::to_string(options.window) + " " + std::to_string(batch);
+  for (const ProbeCandidate& c : candidates)
+    key_text += "\n" + model.components()[std::size_t(c.component)].name + " " + c.format;
+  std::vector<int> units;  // records of each (batch, candidate)
+  for (int first = 0; first < windows; first += batch)
+    units.insert(units.end(), std::size_t(count), std::min(batch, windows - first));
   KLENS_TRY(Journal journal, Journal::open(output + ".journal", checksum(key_text), options.window, units));
 
   MeasureReport report{count, windows, std::int64_t(count) * windows, journal.records()};
@@ -259,8 +270,10 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
         unit.clear();
         for (const WindowResult& r : results) {
           if (!is_finite(r.sums))
-            return Error{ErrorCode::overflow, output + ": " + model.components()[std::size_t(candidate.component)].name + " in " + candidate.format,
-                         "finite logits", "infinite or undefined ones"};
+            return Error{
+                ErrorCode::overflow,
+                output + ": " + model.components()[std::size_t(candidate.component)].name + " in " + candidate.format,
+                "finite logits", "infinite or undefined ones"};
           unit.push_back({r.sums, r.kl.data()});
         }
         KLENS_OK(journal.append(unit));
@@ -275,7 +288,8 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
   for (int w = 0; w < windows; ++w) {
     KLENS_TRY(const WindowSums sums, journal.read(record_of(0, w), kl.data()));
     nll += sums.nll_p / (options.window - 1);
-    if (std::size_t(windows) <= window_values_limit) s.z2_by_window.push_back(sums.z2 / options.window / model.shape().vocab);
+    if (std::size_t(windows) <= window_values_limit)
+      s.z2_by_window.push_back(sums.z2 / options.window / model.shape().vocab);
   }
   s.ppl = std::exp(nll / windows);
   KLENS_TRY(AtomicFile file, AtomicFile::create(output));
@@ -283,7 +297,9 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
   for (int c = 0; c < count; ++c) {
     const ProbeCandidate& candidate = candidates[std::size_t(c)];
     const Component& component = model.components()[std::size_t(candidate.component)];
-    KLENS_TRY(SensitivityEntry e, entry_of(journal, [&](int w) { return record_of(c, w); }, windows, options.window, model.shape().vocab));
+    KLENS_TRY(SensitivityEntry e,
+              entry_of(
+                  journal, [&](int w) { return record_of(c, w); }, windows, options.window, model.shape().vocab));
     e.component = component.name, e.format = candidate.format, e.kind = candidate.kind;
     e.bytes = packed_bytes(candidate.precision, component.rows, component.cols);
     e.bytes_reference = packed_bytes(model.reference_precision(candidate.component), component.rows, component.cols);

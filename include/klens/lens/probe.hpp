@@ -1,9 +1,10 @@
-// The probe: one component in one format over a batch of windows, against the reference. The reference runs once per window and
-// leaves behind the inputs of every layer and its logits (or, where logits are large, the normed last hidden states they are made
-// from again); a candidate starts at the first layer it touches. Logits exist for one tile of tokens at a time.
+// The probe: one component in one format over a batch of windows, against the reference. The reference runs once per
+// window and leaves behind the inputs of every layer and its logits (or, where logits are large, the normed last hidden
+// states they are made from again); a candidate starts at the first layer it touches. Logits exist for one tile of
+// tokens at a time.
 //
-// Windows run in parallel, one session per thread with a team of one: results are stored by window, so that no number depends on
-// the number of threads. Memory depends on the model's sizes and the threads, not on the length of the text.
+// Windows run in parallel, one session per thread with a team of one: results are stored by window, so that no number
+// depends on the number of threads. Memory depends on the model's sizes and the threads, not on the length of the text.
 #pragma once
 
 #include <klens/core/thread_team.hpp>
@@ -15,19 +16,21 @@
 
 namespace klens {
 
-inline constexpr std::int64_t probe_cache_bytes = 48 << 20;    // of a batch: some 8 windows of a small model, one of a large
-inline constexpr std::int64_t probe_logits_bytes = 16 << 20;   // of a window: above, logits of the reference are made again
-inline constexpr int probe_tile = 64;                          // tokens
+inline constexpr std::int64_t probe_cache_bytes = 48
+                                                  << 20;  // of a batch: some 8 windows of a small model, one of a large
+inline constexpr std::int64_t probe_logits_bytes = 16
+                                                   << 20;  // of a window: above, logits of the reference are made again
+inline constexpr int probe_tile = 64;                      // tokens
 
 /// What the reference leaves of one window.
 struct WindowCache {
   Ids ids;
   std::vector<std::int32_t> targets;
-  Buffer<float> inputs;                  // [layers][meta + window][stride]
-  std::vector<Rows<float>> input_rows;   // of each layer
-  Buffer<float> normed;                  // [window][stride]: last hidden states after the final norm
-  Buffer<float> logits;                  // [window][logit_stride], or empty
-  WindowSums reference;                  // compared with itself: z2, NLL, and no differences
+  Buffer<float> inputs;                 // [layers][meta + window][stride]
+  std::vector<Rows<float>> input_rows;  // of each layer
+  Buffer<float> normed;                 // [window][stride]: last hidden states after the final norm
+  Buffer<float> logits;                 // [window][logit_stride], or empty
+  WindowSums reference;                 // compared with itself: z2, NLL, and no differences
 };
 
 /// Sums of one window and KL(q||p), KL(p||q) of its tokens (two runs of `window` floats).
@@ -54,14 +57,17 @@ class Probe {
   /// Runs the reference over windows [first, first + count) of a text, count <= batch().
   Result<void> load(Ids ids, int first, int count) {
     caches_.resize(std::size_t(count));
-    return over_windows([&](std::size_t w, Worker& worker) { return load_window(window_at(ids, window_, first + int(w)), caches_[w], worker); });
+    return over_windows([&](std::size_t w, Worker& worker) {
+      return load_window(window_at(ids, window_, first + int(w)), caches_[w], worker);
+    });
   }
 
-  /// Compares the model as it is now with the reference, in every loaded window; `layer`: the first one that differs, or
-  /// `embedding_layer` where the embedding does.
+  /// Compares the model as it is now with the reference, in every loaded window; `layer`: the first one that differs,
+  /// or `embedding_layer` where the embedding does.
   Result<void> compare(int layer, std::vector<WindowResult>& results) {
     results.resize(caches_.size());
-    return over_windows([&](std::size_t w, Worker& worker) { return compare_window(layer, caches_[w], worker, results[w]); });
+    return over_windows(
+        [&](std::size_t w, Worker& worker) { return compare_window(layer, caches_[w], worker, results[w]); });
   }
   static constexpr int embedding_layer = -1;
 
@@ -70,15 +76,18 @@ class Probe {
  private:
   struct Worker {
     Worker(Session s, const Shape& shape, int window)
-        : session(std::move(s)), normed(std::size_t(window) * std::size_t(round_up(shape.hidden, row_unit))),
-          tile_p(std::size_t(probe_tile) * std::size_t(logit_stride(shape))), tile_q(tile_p.size()), stats(probe_tile) {
+        : session(std::move(s)),
+          normed(std::size_t(window) * std::size_t(round_up(shape.hidden, row_unit))),
+          tile_p(std::size_t(probe_tile) * std::size_t(logit_stride(shape))),
+          tile_q(tile_p.size()),
+          stats(probe_tile) {
       work.at = workspace_layout(shape, probe_tile, 1, lanes);
       arena = Buffer<float>(std::size_t(work.at.floats));
       work.base = arena.data();
     }
     Session session;
     Buffer<float> normed, tile_p, tile_q, arena;
-    Workspace work;                      // of the head: quantized rows and scratch
+    Workspace work;  // of the head: quantized rows and scratch
     std::vector<TokenStats> stats;
   };
 
@@ -88,7 +97,8 @@ class Probe {
     stride_ = round_up(s.hidden, row_unit);
     const std::int64_t logits = window * logit_stride(s) * 4;
     keeps_logits_ = logits <= probe_logits_bytes;
-    const std::int64_t bytes = (std::int64_t(s.layers) * (s.meta + window) + window) * stride_ * 4 + (keeps_logits_ ? logits : 0);
+    const std::int64_t bytes =
+        (std::int64_t(s.layers) * (s.meta + window) + window) * stride_ * 4 + (keeps_logits_ ? logits : 0);
     batch_ = int(std::clamp<std::int64_t>(probe_cache_bytes / bytes, 1, 16));
   }
 
@@ -97,16 +107,19 @@ class Probe {
     std::vector<std::optional<Error>> errors(caches_.size());
     for_each(team_, int(caches_.size()), [&](int w, int thread) {
       const FlushDenormals flush;
-      if (Result<void> done = body(std::size_t(w), *workers_[std::size_t(thread)]); !done) errors[std::size_t(w)] = done.error();
+      if (Result<void> done = body(std::size_t(w), *workers_[std::size_t(thread)]); !done)
+        errors[std::size_t(w)] = done.error();
     });
     for (const auto& error : errors)
       if (error) return *error;
     return {};
   }
 
-  /// The normed last hidden states of a run land in `normed`; the layers' hidden states before them are overwritten there.
+  /// The normed last hidden states of a run land in `normed`; the layers' hidden states before them are overwritten
+  /// there.
   std::vector<Rows<float>> hidden_rows(float* normed) const {
-    return std::vector<Rows<float>>(std::size_t(model_->shape().layers) + 1, Rows<float>{normed, window_, model_->shape().hidden, stride_});
+    return std::vector<Rows<float>>(std::size_t(model_->shape().layers) + 1,
+                                    Rows<float>{normed, window_, model_->shape().hidden, stride_});
   }
 
   /// Logits of `tokens` rows of normed hidden states, as the decoder makes them.
@@ -126,7 +139,8 @@ class Probe {
       cache.inputs = Buffer<float>(std::size_t(s.layers * rows * stride_));
       cache.normed = Buffer<float>(std::size_t(window_ * stride_));
       if (keeps_logits_) cache.logits = Buffer<float>(std::size_t(window_ * stride));
-      for (int l = 0; l < s.layers; ++l) cache.input_rows.push_back({cache.inputs.data() + l * rows * stride_, rows, s.hidden, stride_});
+      for (int l = 0; l < s.layers; ++l)
+        cache.input_rows.push_back({cache.inputs.data() + l * rows * stride_, rows, s.hidden, stride_});
     }
     const auto hidden = hidden_rows(cache.normed.data());
     worker.session.reset();
@@ -151,14 +165,17 @@ class Probe {
     } else if (layer < model_->shape().layers) {
       KLENS_OK(worker.session.run_from(layer, cache.input_rows, {.hidden = hidden}));
     }
-    const float* normed = layer < model_->shape().layers ? worker.normed.data() : cache.normed.data();   // only the head differs
+    const float* normed =
+        layer < model_->shape().layers ? worker.normed.data() : cache.normed.data();  // only the head differs
     result.sums = {};
     result.kl.resize(2 * std::size_t(window_));
     for (int begin = 0; begin < window_; begin += probe_tile) {
       const int tokens = std::min(probe_tile, window_ - begin);
       const float* p = worker.tile_p.data();
-      if (keeps_logits_) p = cache.logits.data() + begin * stride;
-      else head(head_, cache.normed.data() + begin * stride_, tokens, worker, worker.tile_p.data());
+      if (keeps_logits_)
+        p = cache.logits.data() + begin * stride;
+      else
+        head(head_, cache.normed.data() + begin * stride_, tokens, worker, worker.tile_p.data());
       head(model_->view().head, normed + begin * stride_, tokens, worker, worker.tile_q.data());
       stats(p, worker.tile_q.data(), cache, begin, tokens, worker);
       for (int t = 0; t < tokens; ++t) {
@@ -184,7 +201,7 @@ class Probe {
   int window_, batch_ = 1;
   std::int64_t stride_ = 0;
   bool keeps_logits_ = false;
-  SiteView head_;                        // of the reference
+  SiteView head_;  // of the reference
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<WindowCache> caches_;
 };

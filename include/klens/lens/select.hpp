@@ -1,5 +1,6 @@
-// select: promise 4. The plan and every uniform format that fits the budget are run on the selection text, and the best is
-// returned, so that on that text no fitting uniform format beats what the planner gives. Also the PPL that greedy asks for.
+// select: promise 4. The plan and every uniform format that fits the budget are run on the selection text, and the best
+// is returned, so that on that text no fitting uniform format beats what the planner gives. Also the PPL that greedy
+// asks for.
 #pragma once
 
 #include <klens/lens/allocate.hpp>
@@ -9,7 +10,8 @@ namespace klens {
 
 /// Gives a sensitivity without `reference` (an older or a published file) the shapes and bytes of its checkpoint.
 inline Result<void> attach_reference(Sensitivity& s, Model& model) {
-  if (model.is_packed()) return Error{ErrorCode::usage, model.path(), "the checkpoint that was measured", "a packed file"};
+  if (model.is_packed())
+    return Error{ErrorCode::usage, model.path(), "the checkpoint that was measured", "a packed file"};
   KLENS_OK(model.set_reference());
   KLENS_TRY(s.reference, make_plan(s.model, model.plan(), model.small_payload_bytes(), {}, {}, model.path()));
   return {};
@@ -23,7 +25,8 @@ inline Result<void> apply(Model& model, const AllocationProblem& problem, const 
 }
 
 /// PPL of picks on a text, for allocate_greedy. The arguments must outlive it.
-inline PplOf ppl_on(Model& model, const Program& program, const AllocationProblem& problem, Ids ids, const Team& team, const EvaluateOptions& options) {
+inline PplOf ppl_on(Model& model, const Program& program, const AllocationProblem& problem, Ids ids, const Team& team,
+                    const EvaluateOptions& options) {
   return [&model, program, &problem, ids, team, options](const std::vector<int>& picks) -> Result<double> {
     KLENS_OK(apply(model, problem, picks));
     KLENS_TRY(const Evaluation e, evaluate({&model, program}, ids, team, options));
@@ -34,15 +37,16 @@ inline PplOf ppl_on(Model& model, const Program& program, const AllocationProble
 /// Frontier points as the report reads them: bytes and predicted KL.
 inline Json frontier_to_json(const AllocationProblem& problem, const std::vector<Allocation>& frontier) {
   Json points = Json::array();
-  for (const Allocation& a : frontier) points.push_back({{"bytes", a.bytes}, {"bits_per_weight", bits_per_weight(problem, a)}, {"kl", a.kl}});
+  for (const Allocation& a : frontier)
+    points.push_back({{"bytes", a.bytes}, {"bits_per_weight", bits_per_weight(problem, a)}, {"kl", a.kl}});
   return {{"schema", "klens.frontier/1"}, {"points", points}};
 }
 
 /// A plan that was run on the selection text.
 struct Contender {
-  std::string name;                  // "plan", or the uniform format
-  std::vector<PlanEntry> choices;    // what it stores each component as
-  std::int64_t bytes = 0;            // payload
+  std::string name;                // "plan", or the uniform format
+  std::vector<PlanEntry> choices;  // what it stores each component as
+  std::int64_t bytes = 0;          // payload
   Evaluation result;
   bool uniform = false;
 };
@@ -62,25 +66,30 @@ inline std::vector<Precision> uniform_formats(const AllocationProblem& problem) 
   for (const Candidate& c : problem.items.front().candidates) {
     bool everywhere = true;
     for (const AllocationItem& item : problem.items)
-      everywhere = everywhere && std::any_of(item.candidates.begin(), item.candidates.end(), [&](const Candidate& o) { return o.format == c.format; });
+      everywhere = everywhere && std::any_of(item.candidates.begin(), item.candidates.end(),
+                                             [&](const Candidate& o) { return o.format == c.format; });
     if (everywhere) formats.push_back(c.format);
   }
   return formats;
 }
 
-/// Runs the plan, and every uniform format of `formats` whose payload is at most `bytes`, on the selection text. The first
-/// contender is the plan. The model is left in its reference formats.
-inline Result<std::vector<Contender>> run_contenders(Model& model, const Program& program, const AllocationProblem& problem, const Allocation& plan,
-                                                     std::int64_t bytes, const std::vector<Precision>& formats, Ids ids, const Team& team,
-                                                     const EvaluateOptions& options) {
+/// Runs the plan, and every uniform format of `formats` whose payload is at most `bytes`, on the selection text. The
+/// first contender is the plan. The model is left in its reference formats.
+inline Result<std::vector<Contender>> run_contenders(Model& model, const Program& program,
+                                                     const AllocationProblem& problem, const Allocation& plan,
+                                                     std::int64_t bytes, const std::vector<Precision>& formats, Ids ids,
+                                                     const Team& team, const EvaluateOptions& options) {
   std::vector<Contender> contenders;
   const auto run = [&](std::string name, bool uniform, const auto& format_of) -> Result<void> {
     Contender c{std::move(name), {}, problem.fixed_bytes, {}, uniform};
     for (std::size_t i = 0; i < problem.items.size(); ++i) {
       const int component = model.find(problem.items[i].component);
-      if (component < 0) return Error{ErrorCode::missing, model.path(), "component '" + problem.items[i].component + "'", "no such component"};
+      if (component < 0)
+        return Error{ErrorCode::missing, model.path(), "component '" + problem.items[i].component + "'",
+                     "no such component"};
       const Precision format = format_of(i);
-      const std::int64_t size = packed_bytes(format, model.components()[std::size_t(component)].rows, model.components()[std::size_t(component)].cols);
+      const std::int64_t size = packed_bytes(format, model.components()[std::size_t(component)].rows,
+                                             model.components()[std::size_t(component)].cols);
       c.choices.push_back({problem.items[i].component, format, size, std::nullopt, uniform ? "uniform" : ""});
       c.bytes += size;
     }
@@ -90,7 +99,8 @@ inline Result<std::vector<Contender>> run_contenders(Model& model, const Program
     contenders.push_back(std::move(c));
     return {};
   };
-  KLENS_OK(run("plan", false, [&](std::size_t i) { return problem.items[i].candidates[std::size_t(plan.picks[i])].format; }));
+  KLENS_OK(run("plan", false,
+               [&](std::size_t i) { return problem.items[i].candidates[std::size_t(plan.picks[i])].format; }));
   for (const Precision& f : formats) KLENS_OK(run(format_name(f), true, [&](std::size_t) { return f; }));
   KLENS_OK(model.set_reference());
   return contenders;

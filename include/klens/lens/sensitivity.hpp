@@ -1,5 +1,5 @@
-// Sensitivity: what `klens measure` found out, one entry per (component, format), and where it came from. Data only; the files
-// are read and written in lens/sensitivity_json.hpp.
+// Sensitivity: what `klens measure` found out, one entry per (component, format), and where it came from. Data only;
+// the files are read and written in lens/sensitivity_json.hpp.
 #pragma once
 
 #include <klens/lens/statistics.hpp>
@@ -23,37 +23,38 @@ struct WindowValues {
   std::vector<float> kl_qp, kl_pq, mse, delta_nll, top1;
 };
 
-/// One component in one format, everything else as in the checkpoint. NaN: not in the file. KL and NLL in nat per token.
+/// One component in one format, everything else as in the checkpoint. NaN: not in the file. KL and NLL in nat per
+/// token.
 struct SensitivityEntry {
   std::string component, format;
   EntryKind kind = EntryKind::weight;
-  std::int64_t bytes = -1, bytes_reference = -1;   // payload in `format`, and in the checkpoint's; -1: not in the file
+  std::int64_t bytes = -1, bytes_reference = -1;  // payload in `format`, and in the checkpoint's; -1: not in the file
   int windows = 0;
-  Distribution kl_qp, kl_pq;                       // KL(q||p), KL(p||q)
+  Distribution kl_qp, kl_pq;  // KL(q||p), KL(p||q)
   double mse = not_known, sqnr_db = not_known, sqnr_centred_db = not_known;
   Estimate delta_nll;
-  double top1 = not_known;                         // share of tokens with the same argmax
-  double delta_ppl = not_known;                    // on another text, where measured; published files: the PPL itself
+  double top1 = not_known;       // share of tokens with the same argmax
+  double delta_ppl = not_known;  // on another text, where measured; published files: the PPL itself
   WindowValues by_window;
 };
 
 /// KL of our f32 forward against a float64 forward of the same weights: what is below is arithmetic, not quantization.
 struct NoiseFloor {
-  double kl_qp = 0, kl_pq = 0, max = 0;            // means over tokens; the largest of any token, either way
+  double kl_qp = 0, kl_pq = 0, max = 0;  // means over tokens; the largest of any token, either way
   int tokens = 0;
 };
 
 struct Sensitivity {
-  std::string model;                               // a name for people
-  std::string text;                                // name of the text
-  std::string text_hash, model_hash;               // of the token ids; of the checkpoint's weights
-  int window = 0, windows = 0;                     // tokens per window, windows
+  std::string model;                  // a name for people
+  std::string text;                   // name of the text
+  std::string text_hash, model_hash;  // of the token ids; of the checkpoint's weights
+  int window = 0, windows = 0;        // tokens per window, windows
   NoiseFloor floor;
-  double ppl = not_known;                          // of the reference on the same windows
-  std::optional<PlanDocument> reference;           // the checkpoint's own formats: shapes and bytes for a plan
-  std::vector<double> z2_by_window;                // mean squared reference logit of each window: SQNR = z2 / mse
+  double ppl = not_known;                 // of the reference on the same windows
+  std::optional<PlanDocument> reference;  // the checkpoint's own formats: shapes and bytes for a plan
+  std::vector<double> z2_by_window;       // mean squared reference logit of each window: SQNR = z2 / mse
   std::vector<SensitivityEntry> entries;
-  bool published = false;                          // a file of the KL Lens authors
+  bool published = false;  // a file of the KL Lens authors
 };
 
 /// An entry is marked, not ranked, where its KL lies under max(floor, 2 standard errors).
@@ -67,9 +68,10 @@ inline bool is_head(std::string_view component) { return component == "lm_head" 
 
 /// The metrics that can be ranked, each so that larger means worse.
 enum class Metric : int { kl_qp, kl_pq, sqnr, sqnr_centred, mse, delta_nll, top1 };
-inline constexpr std::array<Metric, 7> all_metrics = {Metric::kl_qp, Metric::kl_pq,     Metric::sqnr, Metric::sqnr_centred,
-                                                      Metric::mse,   Metric::delta_nll, Metric::top1};
-inline constexpr std::string_view metric_names[] = {"kl_qp", "kl_pq", "sqnr", "sqnr_centred", "mse", "delta_nll", "top1"};
+inline constexpr std::array<Metric, 7> all_metrics = {
+    Metric::kl_qp, Metric::kl_pq, Metric::sqnr, Metric::sqnr_centred, Metric::mse, Metric::delta_nll, Metric::top1};
+inline constexpr std::string_view metric_names[] = {"kl_qp", "kl_pq",     "sqnr", "sqnr_centred",
+                                                    "mse",   "delta_nll", "top1"};
 constexpr std::string_view name_of(Metric metric) { return metric_names[int(metric)]; }
 
 /// NaN where the file does not hold it.

@@ -1,12 +1,15 @@
-// sensitivity.json, schema klens.sensitivity/1 (design.md §7), and the two older layouts that load too:
-//   {"schema", "model", "model_hash", "data": {"text", "hash", "window", "windows"}, "floor": {"kl_qp", "kl_pq", "max", "tokens"},
-//    "ppl", "reference": {a klens.plan/1 of the checkpoint's formats}, "z2": [by window], "entries": [{"component", "kind",
-//    "format", "bytes", "bytes_reference", "windows", "kl_qp": {"mean", "se", "p50", "p95", "p99", "max"}, "kl_pq": {..}, "mse",
-//    "sqnr_db", "sqnr_centred_db", "delta_nll": {"mean", "se"}, "top1", "marked", "by_window": {"kl_qp": [..], ...}}]}
-// one line per entry, numbers in their shortest form that reads back exactly: equal work gives equal bytes. What is not known is
-// null. A file of entries without a schema loads with what it has. Published files: {"component": {"kl_student_to_teacher",
-// "sqnr_db", "delta_cross_entropy", "perplexity"}}, KL summed over 512 tokens; their "kl_teacher_to_student" is not a KL
-// divergence (probabilities were passed as logarithms), so it is not read.
+// sensitivity.json, schema klens.sensitivity/1 (design.md §7), and two other layouts that load too. One line per entry,
+// numbers in their shortest form that reads back exactly: equal work gives equal bytes. What is not known is null.
+//   {"schema", "model", "model_hash", "data": {"text", "hash", "window", "windows"},
+//    "floor": {"kl_qp", "kl_pq", "max", "tokens"}, "ppl", "reference": {a klens.plan/1 of the checkpoint's formats},
+//    "z2": [mean squared logit by window],
+//    "entries": [{"component", "kind", "format", "bytes", "bytes_reference", "windows",
+//                 "kl_qp": {"mean", "se", "p50", "p95", "p99", "max"}, "kl_pq": {..}, "mse", "sqnr_db",
+//                 "sqnr_centred_db", "delta_nll": {"mean", "se"}, "top1", "marked", "by_window": {"kl_qp": [..], ..}}]}
+// Entries without a schema load with what they have. Published files of the KL Lens authors:
+//   {"component": {"kl_student_to_teacher", "sqnr_db", "delta_cross_entropy", "perplexity"}}
+// KL summed over 512 tokens. Their "kl_teacher_to_student" is not a KL divergence (probabilities were passed as
+// logarithms), so it is not read.
 #pragma once
 
 #include <klens/io/plan_json.hpp>
@@ -19,7 +22,8 @@
 namespace klens {
 namespace detail {
 
-inline constexpr std::size_t window_values_limit = 256;   // windows; above, files keep the means alone (a few MiB at most)
+inline constexpr std::size_t window_values_limit =
+    256;  // windows; above, files keep the means alone (a few MiB at most)
 
 /// Shortest decimal that reads back as the same number; null for what is not finite.
 template <class T>
@@ -51,8 +55,10 @@ void append_field(std::string& out, const char* key, const T& value) {
   out += ", \"";
   out += key;
   out += "\": ";
-  if constexpr (std::is_same_v<T, std::string>) append_string(out, value);
-  else append_number(out, value);
+  if constexpr (std::is_same_v<T, std::string>)
+    append_string(out, value);
+  else
+    append_number(out, value);
 }
 
 inline void append_distribution(std::string& out, const char* key, const Distribution& d) {
@@ -88,10 +94,10 @@ inline std::string entry_text(const SensitivityEntry& e, const NoiseFloor& floor
   out += is_marked(e, floor) ? ", \"marked\": true" : ", \"marked\": false";
   if (!e.by_window.kl_qp.empty()) {
     const std::pair<const char*, const std::vector<float>*> lists[] = {{"kl_qp", &e.by_window.kl_qp},
-                                                                      {"kl_pq", &e.by_window.kl_pq},
-                                                                      {"mse", &e.by_window.mse},
-                                                                      {"delta_nll", &e.by_window.delta_nll},
-                                                                      {"top1", &e.by_window.top1}};
+                                                                       {"kl_pq", &e.by_window.kl_pq},
+                                                                       {"mse", &e.by_window.mse},
+                                                                       {"delta_nll", &e.by_window.delta_nll},
+                                                                       {"top1", &e.by_window.top1}};
     out += ", \"by_window\": ";
     char separator = '{';
     for (const auto& [key, values] : lists) {
@@ -115,9 +121,12 @@ inline Result<Distribution> read_distribution(const Json& entry, const char* key
   if (json_absent(entry, key)) return d;
   KLENS_TRY(const Json* const j, json_object(entry, key, where));
   const std::string place = where + ": '" + key + "'";
-  KLENS_TRY(d.mean, json_number(*j, "mean", place, 0));   // a KL is never negative
-  const std::pair<const char*, double Distribution::*> rest[] = {
-      {"se", &Distribution::se}, {"p50", &Distribution::p50}, {"p95", &Distribution::p95}, {"p99", &Distribution::p99}, {"max", &Distribution::max}};
+  KLENS_TRY(d.mean, json_number(*j, "mean", place, 0));  // a KL is never negative
+  const std::pair<const char*, double Distribution::*> rest[] = {{"se", &Distribution::se},
+                                                                 {"p50", &Distribution::p50},
+                                                                 {"p95", &Distribution::p95},
+                                                                 {"p99", &Distribution::p99},
+                                                                 {"max", &Distribution::max}};
   for (const auto& [name, member] : rest) {
     KLENS_TRY(d.*member, number_or_unknown(*j, name, place));
   }
@@ -148,10 +157,12 @@ inline Result<SensitivityEntry> read_entry(const Json& j, const std::string& whe
   KLENS_TRY(const std::string kind, json_string_or(j, "kind", where, "weight"));
   const auto known = std::find(std::begin(entry_kind_names), std::end(entry_kind_names), kind);
   if (known == std::end(entry_kind_names))
-    return Error{ErrorCode::format, where + ": 'kind'", "weight, activation, state or cache", "'" + clip(kind, 40) + "'"};
+    return Error{ErrorCode::format, where + ": 'kind'", "weight, activation, state or cache",
+                 "'" + clip(kind, 40) + "'"};
   e.kind = EntryKind(known - std::begin(entry_kind_names));
   if (e.kind == EntryKind::weight && !parse_format(e.format))
-    return Error{ErrorCode::format, where + ": 'format'", "a format name such as w4g32", "'" + clip(e.format, 40) + "'"};
+    return Error{ErrorCode::format, where + ": 'format'", "a format name such as w4g32",
+                 "'" + clip(e.format, 40) + "'"};
   constexpr std::int64_t most = std::int64_t(1) << 50;
   KLENS_TRY(e.bytes, json_int_or(j, "bytes", where, -1, 0, most));
   KLENS_TRY(e.bytes_reference, json_int_or(j, "bytes_reference", where, -1, 0, most));
@@ -190,11 +201,13 @@ inline Result<Sensitivity> read_published(const Json& j, const std::string& wher
   std::string stem = slash == std::string::npos ? where : where.substr(slash + 1);
   const std::size_t at = stem.find("bits");
   if (at == std::string::npos || at == 0 || stem[at - 1] < '2' || stem[at - 1] > '8')
-    return Error{ErrorCode::format, where, "schema klens.sensitivity/1, or a file name with its bits ('..._4bits.json')", "neither"};
+    return Error{ErrorCode::format, where,
+                 "schema klens.sensitivity/1, or a file name with its bits ('..._4bits.json')", "neither"};
   const std::string format = std::string("w") + stem[at - 1];
-  if (!parse_format(format)) return Error{ErrorCode::unsupported, where + ": bits in the file name", "2 to 6, or 8", format.substr(1)};
+  if (!parse_format(format))
+    return Error{ErrorCode::unsupported, where + ": bits in the file name", "2 to 6, or 8", format.substr(1)};
   s.model = stem.substr(0, stem.rfind(".json"));
-  constexpr double tokens = 512;   // their sums run over sequences of 512 tokens
+  constexpr double tokens = 512;  // their sums run over sequences of 512 tokens
   for (const auto& [name, v] : j.items()) {
     const std::string place = where + ": '" + clip(name, 120) + "'";
     SensitivityEntry e;
@@ -223,10 +236,11 @@ inline Result<Sensitivity> sensitivity_from_json(const Json& j, const std::strin
   }
   Sensitivity s;
   KLENS_TRY(const std::string schema, json_string_or(j, "schema", where, "klens.sensitivity/1"));
-  if (schema != "klens.sensitivity/1") return Error{ErrorCode::format, where + ": 'schema'", "klens.sensitivity/1", "'" + clip(schema, 60) + "'"};
+  if (schema != "klens.sensitivity/1")
+    return Error{ErrorCode::format, where + ": 'schema'", "klens.sensitivity/1", "'" + clip(schema, 60) + "'"};
   KLENS_TRY(s.model, json_string_or(j, "model", where, ""));
   KLENS_TRY(s.model_hash, json_string_or(j, "model_hash", where, ""));
-  const Json* data = &j;   // older files: window and windows beside the entries
+  const Json* data = &j;  // older files: window and windows beside the entries
   std::string data_place = where;
   if (!json_absent(j, "data")) {
     KLENS_TRY(data, json_object(j, "data", where));
@@ -261,7 +275,8 @@ inline Result<Sensitivity> sensitivity_from_json(const Json& j, const std::strin
     const auto [first, fresh] = seen.try_emplace({e.component, e.format}, i);
     if (!fresh)
       return Error{ErrorCode::format, place, "every component and format once",
-                   "'" + clip(e.component, 120) + "' in " + clip(e.format, 40) + " as in 'entries'[" + std::to_string(first->second) + "]"};
+                   "'" + clip(e.component, 120) + "' in " + clip(e.format, 40) + " as in 'entries'[" +
+                       std::to_string(first->second) + "]"};
     s.entries.push_back(std::move(e));
   }
   return s;
@@ -278,7 +293,8 @@ inline Result<Sensitivity> merge(Sensitivity a, const Sensitivity& b) {
   for (const SensitivityEntry& e : b.entries) {
     for (const SensitivityEntry& known : a.entries)
       if (known.component == e.component && known.format == e.format)
-        return Error{ErrorCode::format, "component '" + e.component + "' in " + e.format, "in one of the files", "in two"};
+        return Error{ErrorCode::format, "component '" + e.component + "' in " + e.format, "in one of the files",
+                     "in two"};
     a.entries.push_back(e);
   }
   return a;

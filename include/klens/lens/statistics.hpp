@@ -1,5 +1,6 @@
 // Means, standard errors, percentiles, and the one-sided bound of a paired difference (design.md §8).
-//   SE = sd(window means, ddof 1) / sqrt(windows)         percentile q: linear between the order statistics at q (n - 1)
+//   SE = sd(window means, ddof 1) / sqrt(windows)         percentile q: linear between the order statistics at q (n -
+//   1)
 // A standard error of fewer than two windows does not exist: it is NaN, and null in files.
 #pragma once
 
@@ -39,7 +40,9 @@ inline double standard_error(std::span<const double> x) {
   return std::sqrt(sum / double(x.size() - 1) / double(x.size()));
 }
 
-inline Estimate estimate(std::span<const double> window_means) { return {mean_of(window_means), standard_error(window_means)}; }
+inline Estimate estimate(std::span<const double> window_means) {
+  return {mean_of(window_means), standard_error(window_means)};
+}
 
 /// Percentile of sorted values, q in [0, 1].
 template <class T>
@@ -55,12 +58,12 @@ double percentile(std::span<const T> sorted, double q) {
 inline Distribution distribution(std::span<const double> window_means, std::vector<float>& tokens) {
   std::sort(tokens.begin(), tokens.end());
   const std::span<const float> t = tokens;
-  return {mean_of(window_means), standard_error(window_means), percentile(t, 0.50), percentile(t, 0.95), percentile(t, 0.99),
-          t.empty() ? not_known : double(t.back())};
+  return {mean_of(window_means), standard_error(window_means), percentile(t, 0.50),
+          percentile(t, 0.95),   percentile(t, 0.99),          t.empty() ? not_known : double(t.back())};
 }
 
-/// P(T <= t) of Student's t with `freedom` degrees of freedom: the finite sums in cos(theta), theta = atan(t / sqrt(freedom))
-/// (Abramowitz and Stegun 26.7.3 and 26.7.4).
+/// P(T <= t) of Student's t with `freedom` degrees of freedom: the finite sums in cos(theta), theta = atan(t /
+/// sqrt(freedom)) (Abramowitz and Stegun 26.7.3 and 26.7.4).
 inline double student_cdf(double t, int freedom) {
   const double theta = std::atan(t / std::sqrt(double(freedom))), s = std::sin(theta), c = std::cos(theta);
   double term = freedom % 2 ? c : 1, sum = freedom == 1 ? 0 : term;
@@ -86,7 +89,8 @@ inline double student_quantile(double p, int freedom) {
 /// Largest difference in nat per token that still counts as none (design.md §5, promise 4).
 inline constexpr double shown_margin = 0.005;
 
-/// A paired difference by windows: its mean, and the bound it stays under with 95 % confidence (one-sided, Student's t).
+/// A paired difference by windows: its mean, and the bound it stays under with 95 % confidence (one-sided, Student's
+/// t).
 struct PairedDifference {
   double mean = not_known, se = not_known, bound = not_known;
   int windows = 0;

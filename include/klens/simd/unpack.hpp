@@ -11,19 +11,27 @@ KLENS_INLINE v16i load_line(const unsigned char* p) {
 }
 
 /// Bits moved from position `from` to position `to`.
-KLENS_INLINE v16i move_bits(v16i a, int from, int to) { return from > to ? shr(a, from - to) : from < to ? shl(a, to - from) : a; }
+KLENS_INLINE v16i move_bits(v16i a, int from, int to) {
+  return from > to ? shr(a, from - to) : from < to ? shl(a, to - from) : a;
+}
 
 /// Inputs 4i..4i+3 of a nibble (crumb, bit) line, one per byte, the value at bit `to` of it. Pass literals.
 KLENS_INLINE v16i nibbles(v16i line, int i) { return move_bits(line, 4 * i, 0) & splat_i(0x0f0f0f0f); }
-KLENS_INLINE v16i crumbs(v16i line, int i, int to = 0) { return move_bits(line, 2 * i, to) & splat_i(0x03030303 << to); }
+KLENS_INLINE v16i crumbs(v16i line, int i, int to = 0) {
+  return move_bits(line, 2 * i, to) & splat_i(0x03030303 << to);
+}
 KLENS_INLINE v16i one_bits(v16i line, int i, int to) { return move_bits(line, i, to) & splat_i(0x01010101 << to); }
 
 /// Byte j of every dword, as an unsigned integer.
-KLENS_INLINE v16i byte_of(v16i line, int j) { return j == 3 ? shr(line, 24) : move_bits(line, 8 * j, 0) & splat_i(255); }
+KLENS_INLINE v16i byte_of(v16i line, int j) {
+  return j == 3 ? shr(line, 24) : move_bits(line, 8 * j, 0) & splat_i(255);
+}
 
 /// table[index & 15], lane by lane.
 #if defined(KLENS_HAS_AVX512)
-KLENS_INLINE v16f lookup16(v16f table, v16i index) { return simd::lanes_f(_mm512_permutexvar_ps(simd::reg(index), simd::reg(table))); }
+KLENS_INLINE v16f lookup16(v16f table, v16i index) {
+  return simd::lanes_f(_mm512_permutexvar_ps(simd::reg(index), simd::reg(table)));
+}
 #elif defined(KLENS_HAS_AVX2)
 namespace simd {
 KLENS_INLINE __m256 lookup8(v16f table, __m256i index) {

@@ -34,7 +34,9 @@ KLENS_INLINE __m256i lanes_below(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 KLENS_INLINE __m128i half_line(const void* p, int i) { return _mm_loadu_si128(static_cast<const __m128i*>(p) + i); }
-KLENS_INLINE __m128i quarter_line(const void* p, int i) { return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + 8 * i)); }
+KLENS_INLINE __m128i quarter_line(const void* p, int i) {
+  return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(static_cast<const char*>(p) + 8 * i));
+}
 
 /// Low 16 bits of the 16 lanes, in order.
 KLENS_INLINE __m256i low_halves(v16i x) {
@@ -45,7 +47,9 @@ KLENS_INLINE __m256i low_halves(v16i x) {
 
 }  // namespace simd
 
-KLENS_INLINE v16f load(const float* p) { return {simd::batch8f::load_unaligned(p), simd::batch8f::load_unaligned(p + 8)}; }
+KLENS_INLINE v16f load(const float* p) {
+  return {simd::batch8f::load_unaligned(p), simd::batch8f::load_unaligned(p + 8)};
+}
 KLENS_INLINE void store(float* p, v16f x) { x.a.store_unaligned(p), x.b.store_unaligned(p + 8); }
 KLENS_INLINE v16f load_n(const float* p, int n) {
   return simd::lanes_f(_mm256_maskload_ps(p, simd::lanes_below(n)), _mm256_maskload_ps(p + 8, simd::lanes_below(n - 8)));
@@ -54,7 +58,9 @@ KLENS_INLINE void store_n(float* p, v16f x, int n) {
   _mm256_maskstore_ps(p, simd::lanes_below(n), simd::reg(x.a));
   _mm256_maskstore_ps(p + 8, simd::lanes_below(n - 8), simd::reg(x.b));
 }
-KLENS_INLINE v16i load_i(const std::int32_t* p) { return {simd::batch8i::load_unaligned(p), simd::batch8i::load_unaligned(p + 8)}; }
+KLENS_INLINE v16i load_i(const std::int32_t* p) {
+  return {simd::batch8i::load_unaligned(p), simd::batch8i::load_unaligned(p + 8)};
+}
 KLENS_INLINE void store_i(std::int32_t* p, v16i x) { x.a.store_unaligned(p), x.b.store_unaligned(p + 8); }
 KLENS_INLINE v16i load_i8(const std::int8_t* p) {
   return simd::lanes_i(_mm256_cvtepi8_epi32(simd::quarter_line(p, 0)), _mm256_cvtepi8_epi32(simd::quarter_line(p, 1)));
@@ -82,7 +88,9 @@ KLENS_INLINE void store_i8(std::int8_t* p, v16i x) {
   const __m256i low = _mm256_and_si256(simd::low_halves(x), _mm256_set1_epi16(0xff));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
-KLENS_INLINE void store_i16(std::int16_t* p, v16i x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), simd::low_halves(x)); }
+KLENS_INLINE void store_i16(std::int16_t* p, v16i x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), simd::low_halves(x));
+}
 
 KLENS_INLINE v16f splat(float x) { return {simd::batch8f(x), simd::batch8f(x)}; }
 KLENS_INLINE v16i splat_i(std::int32_t x) { return {simd::batch8i(x), simd::batch8i(x)}; }
@@ -121,13 +129,23 @@ KLENS_INLINE m16 operator!(m16 x) {
 }
 KLENS_INLINE m16 first_n(int n) { return simd::lanes_m(simd::lanes_below(n), simd::lanes_below(n - 8)); }
 KLENS_INLINE bool any(m16 x) { return (_mm256_movemask_ps(simd::reg(x.a)) | _mm256_movemask_ps(simd::reg(x.b))) != 0; }
-KLENS_INLINE bool all(m16 x) { return (_mm256_movemask_ps(simd::reg(x.a)) & _mm256_movemask_ps(simd::reg(x.b))) == 255; }
+KLENS_INLINE bool all(m16 x) {
+  return (_mm256_movemask_ps(simd::reg(x.a)) & _mm256_movemask_ps(simd::reg(x.b))) == 255;
+}
 KLENS_INLINE v16f select(m16 m, v16f x, v16f y) { return {xsimd::select(m.a, x.a, y.a), xsimd::select(m.b, x.b, y.b)}; }
 
-KLENS_INLINE v16i to_int(v16f x) { return simd::lanes_i(_mm256_cvtps_epi32(simd::reg(x.a)), _mm256_cvtps_epi32(simd::reg(x.b))); }
-KLENS_INLINE v16f to_float(v16i x) { return simd::lanes_f(_mm256_cvtepi32_ps(simd::reg(x.a)), _mm256_cvtepi32_ps(simd::reg(x.b))); }
-KLENS_INLINE v16i bits(v16f x) { return simd::lanes_i(_mm256_castps_si256(simd::reg(x.a)), _mm256_castps_si256(simd::reg(x.b))); }
-KLENS_INLINE v16f from_bits(v16i x) { return simd::lanes_f(_mm256_castsi256_ps(simd::reg(x.a)), _mm256_castsi256_ps(simd::reg(x.b))); }
+KLENS_INLINE v16i to_int(v16f x) {
+  return simd::lanes_i(_mm256_cvtps_epi32(simd::reg(x.a)), _mm256_cvtps_epi32(simd::reg(x.b)));
+}
+KLENS_INLINE v16f to_float(v16i x) {
+  return simd::lanes_f(_mm256_cvtepi32_ps(simd::reg(x.a)), _mm256_cvtepi32_ps(simd::reg(x.b)));
+}
+KLENS_INLINE v16i bits(v16f x) {
+  return simd::lanes_i(_mm256_castps_si256(simd::reg(x.a)), _mm256_castps_si256(simd::reg(x.b)));
+}
+KLENS_INLINE v16f from_bits(v16i x) {
+  return simd::lanes_f(_mm256_castsi256_ps(simd::reg(x.a)), _mm256_castsi256_ps(simd::reg(x.b)));
+}
 KLENS_INLINE v16i select(m16 m, v16i x, v16i y) { return bits(select(m, from_bits(x), from_bits(y))); }
 
 KLENS_INLINE v16i operator+(v16i x, v16i y) { return {x.a + y.a, x.b + y.b}; }
@@ -136,9 +154,15 @@ KLENS_INLINE v16i operator*(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_mullo_
 KLENS_INLINE v16i operator&(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_and_si256, x, y); }
 KLENS_INLINE v16i operator|(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_or_si256, x, y); }
 KLENS_INLINE v16i operator^(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_xor_si256, x, y); }
-KLENS_INLINE v16i shl(v16i x, int n) { return simd::lanes_i(_mm256_slli_epi32(simd::reg(x.a), n), _mm256_slli_epi32(simd::reg(x.b), n)); }
-KLENS_INLINE v16i shr(v16i x, int n) { return simd::lanes_i(_mm256_srli_epi32(simd::reg(x.a), n), _mm256_srli_epi32(simd::reg(x.b), n)); }
-KLENS_INLINE v16i sar(v16i x, int n) { return simd::lanes_i(_mm256_srai_epi32(simd::reg(x.a), n), _mm256_srai_epi32(simd::reg(x.b), n)); }
+KLENS_INLINE v16i shl(v16i x, int n) {
+  return simd::lanes_i(_mm256_slli_epi32(simd::reg(x.a), n), _mm256_slli_epi32(simd::reg(x.b), n));
+}
+KLENS_INLINE v16i shr(v16i x, int n) {
+  return simd::lanes_i(_mm256_srli_epi32(simd::reg(x.a), n), _mm256_srli_epi32(simd::reg(x.b), n));
+}
+KLENS_INLINE v16i sar(v16i x, int n) {
+  return simd::lanes_i(_mm256_srai_epi32(simd::reg(x.a), n), _mm256_srai_epi32(simd::reg(x.b), n));
+}
 KLENS_INLINE m16 eq_i(v16i x, v16i y) { return KLENS_BOTH(m, _mm256_cmpeq_epi32, x, y); }
 KLENS_INLINE m16 gt_i(v16i x, v16i y) { return KLENS_BOTH(m, _mm256_cmpgt_epi32, x, y); }
 KLENS_INLINE v16i min_i(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_min_epi32, x, y); }

@@ -30,7 +30,9 @@ KLENS_INLINE v16i lanes_i(__m512i a) { return {xsimd::batch<std::int32_t, arch16
 
 KLENS_INLINE v16f load(const float* p) { return {decltype(v16f::v)::load_unaligned(p)}; }
 KLENS_INLINE void store(float* p, v16f a) { a.v.store_unaligned(p); }
-KLENS_INLINE v16f load_n(const float* p, int n) { return simd::lanes_f(_mm512_maskz_loadu_ps(simd::lanes_below(n), p)); }
+KLENS_INLINE v16f load_n(const float* p, int n) {
+  return simd::lanes_f(_mm512_maskz_loadu_ps(simd::lanes_below(n), p));
+}
 KLENS_INLINE void store_n(float* p, v16f a, int n) { _mm512_mask_storeu_ps(p, simd::lanes_below(n), simd::reg(a)); }
 KLENS_INLINE v16i load_i(const std::int32_t* p) { return {decltype(v16i::v)::load_unaligned(p)}; }
 KLENS_INLINE void store_i(std::int32_t* p, v16i a) { a.v.store_unaligned(p); }
@@ -54,7 +56,9 @@ KLENS_INLINE void store_half(half* p, v16f a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(simd::reg(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 /// Low 8 (16) bits of every lane.
-KLENS_INLINE void store_i8(std::int8_t* p, v16i a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(simd::reg(a))); }
+KLENS_INLINE void store_i8(std::int8_t* p, v16i a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(simd::reg(a)));
+}
 KLENS_INLINE void store_i16(std::int16_t* p, v16i a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(simd::reg(a)));
 }
@@ -66,7 +70,9 @@ KLENS_INLINE v16f operator+(v16f a, v16f b) { return {a.v + b.v}; }
 KLENS_INLINE v16f operator-(v16f a, v16f b) { return {a.v - b.v}; }
 KLENS_INLINE v16f operator*(v16f a, v16f b) { return {a.v * b.v}; }
 KLENS_INLINE v16f operator/(v16f a, v16f b) { return {a.v / b.v}; }
-KLENS_INLINE v16f fma(v16f a, v16f b, v16f c) { return simd::lanes_f(_mm512_fmadd_ps(simd::reg(a), simd::reg(b), simd::reg(c))); }
+KLENS_INLINE v16f fma(v16f a, v16f b, v16f c) {
+  return simd::lanes_f(_mm512_fmadd_ps(simd::reg(a), simd::reg(b), simd::reg(c)));
+}
 KLENS_INLINE v16f min(v16f a, v16f b) { return simd::lanes_f(_mm512_min_ps(simd::reg(a), simd::reg(b))); }
 KLENS_INLINE v16f max(v16f a, v16f b) { return simd::lanes_f(_mm512_max_ps(simd::reg(a), simd::reg(b))); }
 KLENS_INLINE v16f abs(v16f a) { return simd::lanes_f(_mm512_abs_ps(simd::reg(a))); }

@@ -1,4 +1,5 @@
-// v16f on the level `ref`: sixteen scalars. Every function is the lane-wise twin of the instruction the wider levels use.
+// v16f on the level `ref`: sixteen scalars. Every function is the lane-wise twin of the instruction the wider levels
+// use.
 #pragma once
 
 #include <klens/core/half.hpp>
@@ -26,7 +27,8 @@ KLENS_INLINE R each(F&& lane) {
 /// cvtps2dq: nearest even, anything outside int32 gives INT_MIN.
 KLENS_INLINE std::int32_t lane_to_int(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
 
-/// roundps: adding and subtracting 2^23 rounds to an integer in the current (nearest even) mode; the sign of zero is kept.
+/// roundps: adding and subtracting 2^23 rounds to an integer in the current (nearest even) mode; the sign of zero is
+/// kept.
 KLENS_INLINE float lane_round_even(float x) {
   const std::uint32_t u = std::bit_cast<std::uint32_t>(x), sign = u & 0x80000000u;
   const float a = std::bit_cast<float>(u & 0x7fffffffu);
@@ -55,7 +57,9 @@ KLENS_INLINE v16i load_i(const std::int32_t* p) { v16i r; std::memcpy(r.v, p, 64
 KLENS_INLINE void store_i(std::int32_t* p, v16i a) { std::memcpy(p, a.v, 64); }
 KLENS_INLINE v16i load_i8(const std::int8_t* p) { return simd::each<v16i>([&](int i) { return std::int32_t(p[i]); }); }
 KLENS_INLINE v16i load_u8(const std::uint8_t* p) { return simd::each<v16i>([&](int i) { return std::int32_t(p[i]); }); }
-KLENS_INLINE v16i load_i16(const std::int16_t* p) { return simd::each<v16i>([&](int i) { return std::int32_t(p[i]); }); }
+KLENS_INLINE v16i load_i16(const std::int16_t* p) {
+  return simd::each<v16i>([&](int i) { return std::int32_t(p[i]); });
+}
 KLENS_INLINE v16f load_half(const half* p) { return simd::each<v16f>([&](int i) { return to_float(p[i]); }); }
 KLENS_INLINE v16f load_bf16(const bf16* p) { return simd::each<v16f>([&](int i) { return to_float(p[i]); }); }
 KLENS_INLINE void store_half(half* p, v16f a) { for (int i = 0; i < 16; ++i) p[i] = to_half(a.v[i]); }
@@ -73,8 +77,12 @@ KLENS_INLINE v16f operator/(v16f a, v16f b) { return simd::each<v16f>([&](int i)
 KLENS_INLINE v16f fma(v16f a, v16f b, v16f c) {
   return simd::each<v16f>([&](int i) { return __builtin_fmaf(a.v[i], b.v[i], c.v[i]); });
 }
-KLENS_INLINE v16f min(v16f a, v16f b) { return simd::each<v16f>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-KLENS_INLINE v16f max(v16f a, v16f b) { return simd::each<v16f>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+KLENS_INLINE v16f min(v16f a, v16f b) {
+  return simd::each<v16f>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+KLENS_INLINE v16f max(v16f a, v16f b) {
+  return simd::each<v16f>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
 KLENS_INLINE v16f abs(v16f a) {
   return simd::each<v16f>([&](int i) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(a.v[i]) & 0x7fffffffu); });
 }
@@ -92,8 +100,12 @@ KLENS_INLINE m16 operator!(m16 a) { return simd::each<m16>([&](int i) { return !
 KLENS_INLINE m16 first_n(int n) { return simd::each<m16>([&](int i) { return i < n; }); }
 KLENS_INLINE bool any(m16 a) { bool r = false; for (int i = 0; i < 16; ++i) r = r || a.v[i]; return r; }
 KLENS_INLINE bool all(m16 a) { bool r = true; for (int i = 0; i < 16; ++i) r = r && a.v[i]; return r; }
-KLENS_INLINE v16f select(m16 m, v16f a, v16f b) { return simd::each<v16f>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; }); }
-KLENS_INLINE v16i select(m16 m, v16i a, v16i b) { return simd::each<v16i>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; }); }
+KLENS_INLINE v16f select(m16 m, v16f a, v16f b) {
+  return simd::each<v16f>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; });
+}
+KLENS_INLINE v16i select(m16 m, v16i a, v16i b) {
+  return simd::each<v16i>([&](int i) { return m.v[i] ? a.v[i] : b.v[i]; });
+}
 
 KLENS_INLINE v16i to_int(v16f a) { return simd::each<v16i>([&](int i) { return simd::lane_to_int(a.v[i]); }); }
 KLENS_INLINE v16f to_float(v16i a) { return simd::each<v16f>([&](int i) { return float(a.v[i]); }); }
@@ -119,8 +131,12 @@ KLENS_INLINE v16i shr(v16i a, int n) { return simd::wrap(a, a, [&](auto x, auto)
 KLENS_INLINE v16i sar(v16i a, int n) { return simd::each<v16i>([&](int i) { return a.v[i] >> n; }); }
 KLENS_INLINE m16 eq_i(v16i a, v16i b) { return simd::each<m16>([&](int i) { return a.v[i] == b.v[i]; }); }
 KLENS_INLINE m16 gt_i(v16i a, v16i b) { return simd::each<m16>([&](int i) { return a.v[i] > b.v[i]; }); }
-KLENS_INLINE v16i min_i(v16i a, v16i b) { return simd::each<v16i>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
-KLENS_INLINE v16i max_i(v16i a, v16i b) { return simd::each<v16i>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
+KLENS_INLINE v16i min_i(v16i a, v16i b) {
+  return simd::each<v16i>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+KLENS_INLINE v16i max_i(v16i a, v16i b) {
+  return simd::each<v16i>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
 
 KLENS_INLINE float sum(v16f a) { return simd::tree(a.v, [](float x, float y) { return x + y; }); }
 KLENS_INLINE float max_of(v16f a) { return simd::tree(a.v, [](float x, float y) { return x > y ? x : y; }); }

@@ -1,10 +1,12 @@
-// v16f, v16i, m16: 16 virtual lanes on every ISA level, so that elementwise code and reductions give the same bits on all.
+// v16f, v16i, m16: 16 virtual lanes on every ISA level, so that elementwise code and reductions give the same bits on
+// all.
 //
 //   avx512*   one 512-bit register             avx2, avx_vnni   two 256-bit registers (lanes 0-7, 8-15)
 //   ref       plain arrays, written to be the twin of the hardware instruction, lane by lane
 //
 //   memory       load store load_n store_n load_i store_i load_i8 load_u8 load_i16 load_half store_half load_bf16
-//   float        splat zero + - * / fma(a,b,c) = a*b+c rounded once, min max (a < b ? a : b, as the hardware does), abs neg
+//   float        splat zero + - * / fma(a,b,c) = a*b+c rounded once, min max (a < b ? a : b, as the hardware does), abs
+//                neg
 //                sqrt round_even
 //   compare      lt le gt ge eq (ordered: false with NaN)  -> m16 & | !, any, all, first_n, select(m, a, b)
 //   integer      splat_i + - * & | ^ shl shr (logical) sar eq_i gt_i min_i max_i
