@@ -29,7 +29,8 @@ static_assert(choose(zen4, set_of(Level::ref), "avx2") == Chosen{Choice::not_com
 static_assert(choose(zen4, every, "avx3").result == Choice::unknown_name);
 static_assert(choose(zen4, every, "AVX2").result == Choice::unknown_name);
 static_assert(choose(nothing, set_of(Level::avx2), "").result == Choice::none);
-static_assert(!supports(haswell, Level::avx512) && !supports(skylake_x, Level::avx_vnni) && supports(zen4, Level::avx512));
+static_assert(!supports(haswell, Level::avx512) && !supports(skylake_x, Level::avx_vnni) &&
+    supports(zen4, Level::avx512));
 
 std::string message(Features cpu, LevelSet compiled, std::string_view request) {
   const auto r = choose_level(cpu, compiled, request);

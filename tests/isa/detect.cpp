@@ -17,9 +17,11 @@ constexpr CpuidWords everything(std::uint64_t xcr0, bool osxsave = true) {
 constexpr Features full = features_of(everything(0x600e7));
 static_assert(full == Features{(1u << feature_count) - 1});
 static_assert(supports(full, Level::avx512_vnni) && supports(full, Level::avx_vnni));
-static_assert(features_of(everything(0x600e7, false)) == features(Feature::bmi2), "no OSXSAVE: no vector registers at all");
+static_assert(features_of(everything(0x600e7, false)) == features(Feature::bmi2),
+    "no OSXSAVE: no vector registers at all");
 static_assert(features_of(everything(0x3)) == features(Feature::bmi2), "ymm state not saved");
-static_assert(supports(features_of(everything(0x7)), Level::avx_vnni) && !supports(features_of(everything(0x7)), Level::avx512));
+static_assert(supports(features_of(everything(0x7)), Level::avx_vnni) &&
+    !supports(features_of(everything(0x7)), Level::avx512));
 static_assert(!has(features_of(everything(0x67)), Feature::avx512f), "opmask and the upper halves, but not zmm16-31");
 static_assert(!has(features_of(everything(0x200e7)), Feature::amx_tile), "tile data not saved");
 static_assert(features_of({}) == Features{});

@@ -1,6 +1,5 @@
 // Linear against the oracle: every codec, granularity and kind of row, shapes around the tiles; equal bits on all
-// levels, for any
-// split of panels and tokens.
+// levels, for any split of panels and tokens.
 #include "linear_fixture.hpp"
 
 #include <initializer_list>
@@ -50,7 +49,8 @@ TEST_CASE("the oracle itself: hand-computed cases") {
 
 TEST_CASE("linear equals the oracle in every format") {
   // Rows around panels and panel pairs; inputs around units, groups and blocks; tokens around GEMV and GEMM tiles.
-  const Size sizes[] = {{16, 31, 1}, {17, 48, 2}, {80, 44, 1}, {130, 192, 3}, {44, 528, 5}, {15, 12, 9}, {33, 96, 13}, {44, 1030, 16}};
+  const Size sizes[] = {{16, 31, 1}, {17, 48, 2}, {80, 44, 1}, {130, 192, 3}, {44, 528, 5}, {15, 12, 9}, {33, 96, 13},
+      {44, 1030, 16}};
   unsigned seed = 1;
   for (const std::string& format : formats())
     for (const Size& s : sizes) check(LinearCase(format, s.rows, s.cols, s.tokens, seed++), format.c_str());
@@ -58,16 +58,19 @@ TEST_CASE("linear equals the oracle in every format") {
 
 TEST_CASE("linear: every small token count, odd sizes") {
   unsigned seed = 7;
-  for (const char* format : {"f32", "bf16", "nf4g64", "w8", "w4g32", "w8a8", "w5a8", "w4g32a8", "w3g128a8", "w6a16", "w8g64a16", "w2a16"}) {
+  for (const char* format : {"f32", "bf16", "nf4g64", "w8", "w4g32", "w8a8", "w5a8", "w4g32a8", "w3g128a8", "w6a16",
+      "w8g64a16", "w2a16"}) {
     for (int tokens = 1; tokens <= 9; ++tokens) check(LinearCase(format, 70, 77, tokens, seed++), format);
-    for (const Size& s : std::initializer_list<Size>{{1, 1, 1}, {1, 3, 40}, {15, 2049, 2}, {44, 2049, 13}, {130, 31, 40}})
+    for (const Size& s : std::initializer_list<Size>{{1, 1, 1}, {1, 3, 40}, {15, 2049, 2}, {44, 2049, 13},
+        {130, 31, 40}})
       check(LinearCase(format, s.rows, s.cols, s.tokens, seed++), format);
   }
 }
 
 TEST_CASE("linear: extreme integers stay exact") {
   unsigned seed = 3;
-  for (const char* format : {"w8a8", "w8g32a8", "w4a8", "w2g128a8", "w8a16", "w8g128a16", "w6a16", "w5g32a16", "nf4g32a8", "w3a16"})
+  for (const char* format : {"w8a8", "w8g32a8", "w4a8", "w2g128a8", "w8a16", "w8g128a16", "w6a16", "w5g32a16",
+      "nf4g32a8", "w3a16"})
     for (const int tokens : {1, 4, 13})
       check(LinearCase(format, 47, 2049, tokens, seed++, LinearCase::extreme), format);
 }
@@ -133,7 +136,8 @@ TEST_CASE("linear: tripwires") {
       CHECK(fixture::judge(weight, fixture::run(weight, fixture::active())).wrong > 0);
       LinearCase input(format, 33, 100, tokens, 9);
       const std::size_t at = std::size_t(input.stride + 6);  // token 1, input 6: place 5 of the 16-bit order
-      input.f32[at] += 1, input.q8[at] = std::int8_t(input.q8[at] ^ 1), input.q16[at - 1] = std::int16_t(input.q16[at - 1] ^ 1);
+      input.f32[at] += 1, input.q8[at] = std::int8_t(input.q8[at] ^ 1),
+          input.q16[at - 1] = std::int16_t(input.q16[at - 1] ^ 1);
       CHECK(fixture::judge(input, fixture::run(input, fixture::active())).wrong > 0);
       if (input.truth.scale.empty()) continue;
       LinearCase scale(format, 33, 100, tokens, 9);

@@ -1,6 +1,5 @@
 // A linear to test: random codes (extremes among them) packed through format/codec.hpp, rows in every form, and the
-// oracle's
-// view of the same numbers.
+// oracle's view of the same numbers.
 #pragma once
 
 #include "fixture.hpp"
@@ -141,7 +140,8 @@ struct LinearCase {
 
   oracle::Answer answer(int t, int n) const {
     const float r = residual[std::size_t(t * y_stride + n)];
-    return oracle::linear(truth, x[std::size_t(t)], n, with_bias ? &bias[std::size_t(n)] : nullptr, with_residual ? &r : nullptr);
+    return oracle::linear(truth, x[std::size_t(t)], n, with_bias ? &bias[std::size_t(n)] : nullptr, with_residual ? &r
+        : nullptr);
   }
 };
 

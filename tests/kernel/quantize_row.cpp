@@ -11,10 +11,12 @@ struct Outputs {
   klens::Buffer<float> f32, scale;
   std::int64_t stride;
 
-  Outputs(const fixture::Guarded& x, int cols, int tokens, klens::Activation activation, const klens::KernelTable& table)
+  Outputs(const fixture::Guarded& x, int cols, int tokens, klens::Activation activation,
+      const klens::KernelTable& table)
       : stride(klens::round_up(cols, 32)) {
     const std::size_t count = std::size_t(tokens * stride);
-    q8 = klens::Buffer<std::int8_t>(count), q16 = klens::Buffer<std::int16_t>(count), sums = klens::Buffer<std::int32_t>(count / 32);
+    q8 = klens::Buffer<std::int8_t>(count), q16 = klens::Buffer<std::int16_t>(count),
+        sums = klens::Buffer<std::int32_t>(count / 32);
     f32 = klens::Buffer<float>(count), scale = klens::Buffer<float>(std::size_t(tokens));
     klens::QuantizeRowArgs a;
     a.x = x.data(), a.x_stride = cols, a.cols = cols, a.activation = activation;
@@ -71,7 +73,8 @@ TEST_CASE("quantize_row: tripwire, and equal bits on ref") {
   fixture::Random dice(6);
   fixture::Guarded x(3 * 70);
   dice.fill(x);
-  const Outputs a(x, 70, 3, klens::Activation::a8, fixture::active()), b(x, 70, 3, klens::Activation::a8, fixture::reference());
+  const Outputs a(x, 70, 3, klens::Activation::a8, fixture::active()),
+      b(x, 70, 3, klens::Activation::a8, fixture::reference());
   CHECK(std::memcmp(a.q8.data(), b.q8.data(), a.q8.size()) == 0);
   CHECK(std::memcmp(a.f32.data(), b.f32.data(), a.f32.size() * 4) == 0);
   CHECK(std::memcmp(a.scale.data(), b.scale.data(), a.scale.size() * 4) == 0);

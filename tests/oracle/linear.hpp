@@ -2,10 +2,9 @@
 // simd/.
 //
 // `expected` follows the definition of the result term by term (std::fma, one chain, k ascending), so a correct kernel
-// equals it
-// in every bit; `truth` is the same sum in double from the same stored numbers, and `mass` the sum of |terms|, for the
-// bound
-// |expected - truth| <= (K + groups + 4) 2^-24 mass. The oracle is itself checked by hand-computed cases.
+// equals it in every bit; `truth` is the same sum in double from the same stored numbers, and `mass` the sum of
+// |terms|, for the bound |expected - truth| <= (K + groups + 4) 2^-24 mass. The oracle is itself checked by
+// hand-computed cases.
 #pragma once
 
 #include <cmath>
@@ -24,8 +23,10 @@ struct Linear {
   std::vector<float> scale;              // [rows][groups]
 
   int groups() const { return group ? (cols + group - 1) / group : 1; }
-  double weight(int n, int k) const { return integers ? double(q[std::size_t(n) * cols + k]) : double(w[std::size_t(n) * cols + k]); }
-  double scale_of(int n, int k) const { return scale.empty() ? 1.0 : double(scale[std::size_t(n) * groups() + (group ? k / group : 0)]); }
+  double weight(int n, int k) const { return integers ? double(q[std::size_t(n) * cols + k])
+      : double(w[std::size_t(n) * cols + k]); }
+  double scale_of(int n, int k) const { return scale.empty() ? 1.0
+      : double(scale[std::size_t(n) * groups() + (group ? k / group : 0)]); }
 };
 
 struct Row {
@@ -45,7 +46,8 @@ inline Answer linear(const Linear& m, const Row& row, int n, const float* bias, 
     float part = 0;
     if (m.integer_dot) {
       std::int64_t dot = 0;
-      for (int k = begin; k < end; ++k) dot += std::int64_t(m.q[std::size_t(n) * m.cols + k]) * std::int64_t(row.x[std::size_t(k)]);
+      const int* q = m.q.data() + std::size_t(n) * std::size_t(m.cols);
+      for (int k = begin; k < end; ++k) dot += std::int64_t(q[k]) * std::int64_t(row.x[std::size_t(k)]);
       part = float(dot);
     } else {
       for (int k = begin; k < end; ++k) part = std::fma(float(m.weight(n, k)), row.x[std::size_t(k)], part);

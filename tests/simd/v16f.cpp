@@ -67,7 +67,8 @@ struct Source {
       case 1: return float(std::int32_t(u)) * 1e-8f;
       case 2: return float(std::int32_t(u) >> 20) * 0.5f;
       default: {
-        constexpr float odd[] = {0.0f, -0.0f, 1e-42f, -1e-42f, INFINITY, -INFINITY, 3e9f, -2147483648.0f, 65520.0f, 0x1p-25f, 8388609.5f, 1.0f};
+        constexpr float odd[] = {0.0f, -0.0f, 1e-42f, -1e-42f, INFINITY, -INFINITY, 3e9f, -2147483648.0f, 65520.0f,
+            0x1p-25f, 8388609.5f, 1.0f};
         return odd[u % 12];
       }
     }

@@ -76,10 +76,13 @@ inline Result<Level> choose_level(Features cpu, LevelSet compiled, std::string_v
   const std::string where = "ISA level '" + std::string(request) + "'";
   switch (c.result) {
     case Choice::unknown_name:
-      return Error{ErrorCode::no_kernel, where, "one of " + level_list((1u << level_count) - 1), "an unknown name (" + have + ")"};
-    case Choice::not_compiled: return Error{ErrorCode::no_kernel, where, "a level that is compiled in", "none (" + have + ")"};
+      return Error{ErrorCode::no_kernel, where, "one of " + level_list((1u << level_count) - 1),
+          "an unknown name (" + have + ")"};
+    case Choice::not_compiled:
+      return Error{ErrorCode::no_kernel, where, "a level that is compiled in", "none (" + have + ")"};
     case Choice::not_supported:
-      return Error{ErrorCode::no_kernel, where, "a CPU with " + feature_list(needs(c.level)), "a CPU without (" + have + ")"};
+      return Error{ErrorCode::no_kernel, where, "a CPU with " + feature_list(needs(c.level)),
+          "a CPU without (" + have + ")"};
     default: return Error{ErrorCode::no_kernel, "ISA level", "one that this CPU can run", have};
   }
 }

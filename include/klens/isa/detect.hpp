@@ -1,6 +1,6 @@
 // What this CPU and this operating system can run: own CPUID and XGETBV (xsimd 8.1 reads the wrong leaf and asks no
-// XGETBV).
-// For translation units with baseline flags only: under -mavx... the compiler might use what has not been detected yet.
+// XGETBV). For translation units with baseline flags only: under -mavx... the compiler might use what has not been
+// detected yet.
 #pragma once
 
 #include <klens/isa/features.hpp>

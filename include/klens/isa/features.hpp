@@ -15,9 +15,9 @@ enum class Feature : int {
 inline constexpr int feature_count = 17;
 
 constexpr std::string_view name_of(Feature feature) {
-  constexpr std::string_view names[feature_count] = {"avx",     "avx2",     "fma",      "f16c",     "bmi2",     "avx_vnni",
-                                                     "avx_vnni_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd",
-                                                     "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16"};
+  constexpr std::string_view names[feature_count] = {
+      "avx",      "avx2",     "fma",      "f16c",     "bmi2",        "avx_vnni",    "avx_vnni_int8", "avx512f", "avx512bw",
+      "avx512dq", "avx512vl", "avx512cd", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",      "amx_bf16"};
   return names[int(feature)];
 }
 
@@ -38,8 +38,7 @@ constexpr Features features(F... f) {
 }
 
 /// What the compiler flags of a level may use: the CPU must have all of it. x86-64-v3 and v4 also imply bit-
-/// manipulation
-/// instructions; bmi2 stands for them (every CPU with AVX2 and BMI2 has BMI1, LZCNT and MOVBE).
+/// manipulation instructions; bmi2 stands for them (every CPU with AVX2 and BMI2 has BMI1, LZCNT and MOVBE).
 constexpr Features needs(Level level) {
   using enum Feature;
   constexpr Features v3 = features(avx, avx2, fma, f16c, bmi2);

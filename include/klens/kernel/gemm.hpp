@@ -7,10 +7,8 @@
 //   s16          16 dwords of 2 signed int16     2                 int16, each 4 inputs as 0 2 1 3
 //
 // f32 and w8 lines are stored as such panels already and are used in place. A tile is 12 tokens x 2 panels on 32
-// registers
-// (24 accumulators, 2 weights), 6 x 1 (12 accumulators of 256 bits) on 16. Between blocks of K accumulators wait in
-// scratch,
-// so a chain crosses blocks unbroken. Exactness and bit equality: tests/kernel/linear*.cpp.
+// registers (24 accumulators, 2 weights), 6 x 1 (12 accumulators of 256 bits) on 16. Between blocks of K accumulators
+// wait in scratch, so a chain crosses blocks unbroken. Exactness and bit equality: tests/kernel/linear*.cpp.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -20,7 +18,9 @@ namespace klens::inline KLENS_NS {
 enum class PanelKind { f32, u8, s16 };
 
 template <DotKind D>
-inline constexpr PanelKind panel_kind = D == DotKind::f32 ? PanelKind::f32 : D == DotKind::a8 && has_dot_u8 ? PanelKind::u8 : PanelKind::s16;
+inline constexpr PanelKind panel_kind = D == DotKind::f32                 ? PanelKind::f32
+                                        : D == DotKind::a8 && has_dot_u8 ? PanelKind::u8
+                                                                         : PanelKind::s16;
 
 inline constexpr int gemm_rows = vector_registers == 32 ? 12 : vector_registers == 0 ? 1 : 6;
 inline constexpr int gemm_panels = vector_registers == 32 ? 2 : 1;
@@ -34,7 +34,7 @@ inline constexpr std::int64_t panel_scratch = std::int64_t(gemm_k_block) * line_
 inline constexpr int partial_stride = 2 * lanes;
 inline constexpr std::int64_t partial_scratch = std::int64_t(gemm_most_tokens + gemm_rows) * partial_stride * 4;
 inline constexpr int copied_stride = gemm_k_block + 32;  // elements
-static_assert(2 * panel_scratch + partial_scratch + std::int64_t(gemm_rows) * copied_stride * 4 <= linear_scratch_bytes);
+static_assert(2 * panel_scratch + partial_scratch + gemm_rows * copied_stride * 4 <= linear_scratch_bytes);
 static_assert(gemm_k_block % 128 == 0, "groups must not cross a block");
 
 template <PanelKind Kind>
@@ -49,7 +49,8 @@ struct Types<PanelKind::s16> { using x = std::int16_t; using sum = v16i; };
 
 /// Stored lines are the panel.
 template <Codec C, PanelKind Kind>
-inline constexpr bool in_place = (C == Codec::f32 && Kind == PanelKind::f32) || (C == Codec::i8 && Kind == PanelKind::u8);
+inline constexpr bool in_place = (C == Codec::f32 && Kind == PanelKind::f32) ||
+    (C == Codec::i8 && Kind == PanelKind::u8);
 
 /// u8 halves (even16, odd16) minus the zero point, as int16: no carry leaves a half, v + 0x8000 - zp < 0x10000.
 template <Codec C>
@@ -127,8 +128,7 @@ KLENS_INLINE std::int32_t start_of(const Block& b, int token, int k, int n) {
 }
 
 /// The micro-kernel: R tokens x P panels, all segments of the block. Rows are addressed as three per pointer (base, +
-/// stride,
-/// + 2 stride), which leaves gcc enough registers to keep every address in an operand.
+/// stride, + 2 stride), which leaves gcc enough registers to keep every address in an operand.
 template <PanelKind Kind, int R, int P>
 KLENS_NOINLINE void multiply(const Block& b) {
   using X = typename Types<Kind>::x;
@@ -146,7 +146,8 @@ KLENS_NOINLINE void multiply(const Block& b) {
     } else {
       unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
         if constexpr (Kind == PanelKind::f32) unroll<P>([&](int p) KLENS_INLINE_LAMBDA { acc[m][p] = zero(); });
-        else if constexpr (Kind == PanelKind::s16) unroll<P>([&](int p) KLENS_INLINE_LAMBDA { acc[m][p] = splat_i(0); });
+        else if constexpr (Kind == PanelKind::s16)
+          unroll<P>([&](int p) KLENS_INLINE_LAMBDA { acc[m][p] = splat_i(0); });
         else {
           const v16i start = splat_i(start_of(b, m, k, n));
           unroll<P>([&](int p) KLENS_INLINE_LAMBDA { acc[m][p] = start; });
@@ -181,8 +182,7 @@ KLENS_NOINLINE void multiply(const Block& b) {
 }
 
 /// Rows a multiple of 1 KB apart share four or fewer sets of L1 and evict each other (12 rows of K = 2048 in f32: 82
-/// instead of
-/// 97 GFLOP/s); such a tile is copied to rows that do not. Returns the block to multiply.
+/// instead of 97 GFLOP/s); such a tile is copied to rows that do not. Returns the block to multiply.
 template <PanelKind Kind>
 KLENS_INLINE Block without_conflicts(Block b, int rows) {
   using X = typename Types<Kind>::x;
@@ -192,7 +192,8 @@ KLENS_INLINE Block without_conflicts(Block b, int rows) {
     const X* from = static_cast<const X*>(b.x) + r * b.x_stride;
     X* to = static_cast<X*>(b.copied) + r * copied_stride;
     int i = 0;
-    for (; i + line <= b.depth; i += line) store(reinterpret_cast<float*>(to + i), load(reinterpret_cast<const float*>(from + i)));
+    for (; i + line <= b.depth; i += line)
+      store(reinterpret_cast<float*>(to + i), load(reinterpret_cast<const float*>(from + i)));
     for (; i < b.depth; ++i) to[i] = from[i];
   }
   b.x = b.copied, b.x_stride = copied_stride;
@@ -234,7 +235,9 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
     if constexpr (in_place<C, kind>) b.panel = here, b.panel_stride = s.panel_bytes;
     else {
       b.panel = expanded, b.panel_stride = panel_scratch;
-      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { expand<C, kind>(here + p * s.panel_bytes, depth, expanded + p * panel_scratch); });
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+        expand<C, kind>(here + p * s.panel_bytes, depth, expanded + p * panel_scratch);
+      });
     }
     b.x = first_row<D>(a.x) + token * a.x.stride + k;
     b.x_stride = a.x.stride;
@@ -245,7 +248,8 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
     b.first = k == 0;
     b.partial = partial;
     b.scales = nullptr, b.scale_stride = s.groups * lanes;
-    if (s.fold == Fold::scale) b.scales = static_cast<const half*>(a.w.scales) + (panel * s.groups + k / s.segment) * lanes;
+    if (s.fold == Fold::scale)
+      b.scales = static_cast<const half*>(a.w.scales) + (panel * s.groups + k / s.segment) * lanes;
     b.sums = nullptr, b.sums_stride = 0, b.sums_in_row = (s.cols_padded + 31) / 32, b.zero_point = 0;
     if constexpr (kind == PanelKind::u8) {
       b.sums_stride = a.x.stride / 32, b.zero_point = zero_point<C>;
@@ -273,7 +277,8 @@ KLENS_INLINE void gemm(const LinearArgs& a, const LinearShape& s) {
   for (int token = 0; token < a.tokens; token += chunk) {
     const int tokens = a.tokens - token < chunk ? a.tokens - token : chunk;
     int panel = a.begin;
-    for (; panel + gemm_panels <= a.end; panel += gemm_panels) gemm_detail::panels<C, D, gemm_panels>(a, s, token, tokens, panel);
+    for (; panel + gemm_panels <= a.end; panel += gemm_panels)
+      gemm_detail::panels<C, D, gemm_panels>(a, s, token, tokens, panel);
     if constexpr (gemm_panels > 1)
       for (; panel < a.end; ++panel) gemm_detail::panels<C, D, 1>(a, s, token, tokens, panel);
   }

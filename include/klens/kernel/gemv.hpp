@@ -3,8 +3,7 @@
 //   y[t][n] = sum_k w[n][k] x[t][k],  one lane per n, one chain per (t, n), k ascending      (folds: linear_common.hpp)
 //
 // A tile is T tokens x P panels of 16 outputs: T P independent chains hide the latency of the FMA (4 cycles, so at
-// least
-// 4 chains), never a second chain per output. Bytes read: the panels once, T rows of x from L1.
+// least 4 chains), never a second chain per output. Bytes read: the panels once, T rows of x from L1.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -12,11 +11,8 @@
 namespace klens::inline KLENS_NS {
 
 /// Largest token tile, and the panels that go with T tokens: the accumulators of T x P virtual registers stay in
-/// registers
-/// (ref has none worth the name: one token, one panel).
-/// Level ref has no registers to fill: one accumulator (its unrolled tiles took gcc 12 minutes). 8 tokens at a time
-/// were no
-/// faster than 4 twice, as four tokens on two panels already give 8 chains.
+/// registers. Level ref has none to fill: one accumulator. 8 tokens at a time were no faster than 4 twice, as four tokens
+/// on two panels already give 8 chains.
 inline constexpr int gemv_most_tokens = vector_registers == 0 ? 1 : 4;
 
 template <int T>
@@ -26,8 +22,8 @@ namespace gemv_detail {
 
 /// acc[t][p] += inputs [begin, end) in f32.
 template <Codec C, int T, int P>
-KLENS_INLINE void chain(v16f (&acc)[T][P], const unsigned char* lines, std::int64_t panel_bytes, const float* x, std::int64_t stride,
-                        int begin, int end) {
+KLENS_INLINE void chain(v16f (&acc)[T][P], const unsigned char* lines, std::int64_t panel_bytes, const float* x,
+                        std::int64_t stride, int begin, int end) {
   constexpr Unit unit = codec_unit<C>;
   [[maybe_unused]] const Levels<C> levels;
   const unsigned char* at = lines + std::int64_t(begin / unit.inputs) * unit_bytes<C>;
@@ -55,8 +51,8 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], const unsigned char* lines, std::int6
 
 /// The same in exact integers: u8 lines x int8 rows, or both halves of a line x int16 rows (order 0 2 1 3).
 template <Codec C, int T, int P, class Q>
-KLENS_INLINE void dots(v16i (&acc)[T][P], const unsigned char* lines, std::int64_t panel_bytes, const Q* x, std::int64_t stride,
-                       int begin, int end) {
+KLENS_INLINE void dots(v16i (&acc)[T][P], const unsigned char* lines, std::int64_t panel_bytes, const Q* x,
+                       std::int64_t stride, int begin, int end) {
   constexpr Unit unit = codec_unit<C>;
   const unsigned char* at = lines + std::int64_t(begin / unit.inputs) * unit_bytes<C>;
   for (int k = begin; k < end; k += unit.inputs, at += unit_bytes<C>) {
@@ -118,28 +114,31 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
   });
 }
 
-/// T tokens of all panels; panels that do not fill a tile go one token and one panel at a time (the bits are the same).
+/// T tokens of panels [panel, end); panels that do not fill a tile go one token and one panel at a time (the bits are the same).
 template <Codec C, DotKind D, int T>
-KLENS_INLINE void tokens(const LinearArgs& a, const LinearShape& s, int token) {
+KLENS_INLINE void tokens(const LinearArgs& a, const LinearShape& s, int token, int panel, int end) {
   constexpr int P = gemv_panels<T>;
-  int panel = a.begin;
-  for (; panel + P <= a.end; panel += P) tile<C, D, T, P>(a, s, token, panel);
+  for (; panel + P <= end; panel += P) tile<C, D, T, P>(a, s, token, panel);
   if constexpr (P > 1)
-    for (; panel < a.end; ++panel)
+    for (; panel < end; ++panel)
       for (int t = 0; t < T; ++t) tile<C, D, 1, 1>(a, s, token + t, panel);
 }
 
 }  // namespace gemv_detail
 
-/// All tokens, in tiles of 4, 2, 1.
+/// All tokens, in tiles of 4, 2, 1. Four panels at a time, so that the second tile finds their weights in the cache.
 template <Codec C, DotKind D>
 KLENS_INLINE void gemv(const LinearArgs& a, const LinearShape& s) {
-  int t = 0;
-  if constexpr (gemv_most_tokens >= 4) {
-    for (; t + 4 <= a.tokens; t += 4) gemv_detail::tokens<C, D, 4>(a, s, t);
-    for (; t + 2 <= a.tokens; t += 2) gemv_detail::tokens<C, D, 2>(a, s, t);
+  constexpr int step = gemv_panels<1>;
+  for (int panel = a.begin; panel < a.end; panel += step) {
+    const int end = a.end - panel < step ? a.end : panel + step;
+    int t = 0;
+    if constexpr (gemv_most_tokens >= 4) {
+      for (; t + 4 <= a.tokens; t += 4) gemv_detail::tokens<C, D, 4>(a, s, t, panel, end);
+      for (; t + 2 <= a.tokens; t += 2) gemv_detail::tokens<C, D, 2>(a, s, t, panel, end);
+    }
+    for (; t < a.tokens; ++t) gemv_detail::tokens<C, D, 1>(a, s, t, panel, end);
   }
-  for (; t < a.tokens; ++t) gemv_detail::tokens<C, D, 1>(a, s, t);
 }
 
 }  // namespace klens::inline KLENS_NS

@@ -1,6 +1,5 @@
 // What a linear kernel is compiled for: how its weights are stored (Codec), what it multiplies (DotKind). Both are
-// table
-// indices as well.
+// table indices as well.
 #pragma once
 
 #include <klens/format/scheme.hpp>

@@ -22,7 +22,8 @@ namespace klens::inline KLENS_NS {
 /// Panels [args.begin, args.end) for all args.tokens. Grouped: args.w has group scales, else row scales or none.
 template <Codec C, bool Grouped, DotKind D>
 void linear(const LinearArgs& args) {
-  static_assert(linear_exists(C, Grouped, D), "klens::linear: floats have no groups, nf4 has nothing else; integer dots need integer weights");
+  static_assert(linear_exists(C, Grouped, D),
+      "klens::linear: floats have no groups, nf4 has nothing else; integer dots need integer weights");
   KLENS_ASSERT(codec_of(args.w.precision) == C && (args.w.precision.scheme.scale == Granularity::group) == Grouped);
   const LinearShape shape = shape_of<C, D>(args, Grouped);
   if (args.tokens <= gemv_tokens) gemv<C, D>(args, shape);

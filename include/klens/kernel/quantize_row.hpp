@@ -4,10 +4,8 @@
 //                                                                          qmax)
 //
 // A zero row, or one whose s rounds to 0, gives s = 0 and q = 0. Written as the union of what linears read: int8, int16
-// (each
-// 4 inputs as 0 2 1 3), float(q), and sums of 32. Columns cols .. stride become zeros. Reads x once for the maximum and
-// once
-// to quantize. NaN counts as no maximum and becomes 0. Exact against tests/oracle/linear.hpp.
+// (each 4 inputs as 0 2 1 3), float(q), and sums of 32. Columns cols .. stride become zeros. Reads x once for the
+// maximum and once to quantize. NaN counts as no maximum and becomes 0. Exact against tests/oracle/linear.hpp.
 #pragma once
 
 #include <klens/kernel/args.hpp>
@@ -24,7 +22,8 @@ inline void quantize_row(const QuantizeRowArgs& a) {
     const float* x = a.x + t * a.x_stride;
     v16f largest = zero();
     int k = 0;
-    for (; k + lanes <= a.cols; k += lanes) largest = max(abs(load(x + k)), largest);  // a NaN on the left is not greater
+    // A NaN on the left is not greater.
+    for (; k + lanes <= a.cols; k += lanes) largest = max(abs(load(x + k)), largest);
     if (k < a.cols) largest = max(abs(load_n(x + k, a.cols - k)), largest);
     const float scale = max_of(largest) / qmax;
     a.scale[t] = scale;
@@ -44,7 +43,8 @@ inline void quantize_row(const QuantizeRowArgs& a) {
           alignas(32) std::int16_t s[lanes];
           store_i16(s, n);
           std::int16_t* q16 = a.q16 + out;
-          for (int i = 0; i < lanes; i += 4) q16[i] = s[i], q16[i + 1] = s[i + 2], q16[i + 2] = s[i + 1], q16[i + 3] = s[i + 3];
+          for (int i = 0; i < lanes; i += 4)
+            q16[i] = s[i], q16[i + 1] = s[i + 2], q16[i + 2] = s[i + 1], q16[i + 3] = s[i + 3];
         }
       }
       if (a.sums) a.sums[t * (a.stride / row_unit) + at / row_unit] = sum_i(sum);

@@ -1,6 +1,6 @@
 // Reading packed weights: for integer codecs four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes), for
-// the others
-// input k as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and masks.
+// the others input k as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and
+// masks.
 #pragma once
 
 #include <klens/format/codec.hpp>
@@ -22,15 +22,15 @@ template <Codec C>
 inline constexpr int zero_point = bias_of(bits_of(C));
 
 /// Codes of at most 4 bits become floats by one permutation of a 16-entry table where a register holds one (AVX-512:
-/// shift and
-/// permute, 2 instructions per 16 weights; shift, mask, convert and subtract would be 4).
+/// shift and permute, 2 instructions per 16 weights; shift, mask, convert and subtract would be 4).
 template <Codec C>
 inline constexpr bool by_table = C == Codec::nf4 || (is_integer(C) && bits_of(C) <= 4 && vector_registers == 32);
 
 /// float(q) of codes 0..15 for the narrow integer codecs; named by level, as nf4_levels is.
 template <int Zero>
-inline constexpr float integer_levels[16] = {0.0f - Zero, 1.0f - Zero, 2.0f - Zero,  3.0f - Zero,  4.0f - Zero,  5.0f - Zero,
-                                             6.0f - Zero, 7.0f - Zero, 8.0f - Zero,  9.0f - Zero,  10.0f - Zero, 11.0f - Zero,
+inline constexpr float integer_levels[16] = {0.0f - Zero,  1.0f - Zero,  2.0f - Zero,  3.0f - Zero,
+                                             4.0f - Zero,  5.0f - Zero,  6.0f - Zero,  7.0f - Zero,
+                                             8.0f - Zero,  9.0f - Zero,  10.0f - Zero, 11.0f - Zero,
                                              12.0f - Zero, 13.0f - Zero, 14.0f - Zero, 15.0f - Zero};
 
 /// The table of a codec in a register; empty where it has none.
@@ -49,10 +49,13 @@ KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
   const unsigned char* const nibble = unit + i / 2 * line_bytes;
   const unsigned char* const crumb = unit + i / 4 * line_bytes;
   if constexpr (C == Codec::i8) return load_line(unit);
-  else if constexpr (C == Codec::i6) return nibbles(load_line(nibble), i % 2) | crumbs(load_line(crumb + 4 * line_bytes), i % 4, 4);
-  else if constexpr (C == Codec::i5) return nibbles(load_line(nibble), i % 2) | one_bits(load_line(unit + 4 * line_bytes), i, 4);
+  else if constexpr (C == Codec::i6)
+    return nibbles(load_line(nibble), i % 2) | crumbs(load_line(crumb + 4 * line_bytes), i % 4, 4);
+  else if constexpr (C == Codec::i5)
+    return nibbles(load_line(nibble), i % 2) | one_bits(load_line(unit + 4 * line_bytes), i, 4);
   else if constexpr (C == Codec::i4) return nibbles(load_line(unit), i);
-  else if constexpr (C == Codec::i3) return crumbs(load_line(crumb), i % 4) | one_bits(load_line(unit + 2 * line_bytes), i, 2);
+  else if constexpr (C == Codec::i3)
+    return crumbs(load_line(crumb), i % 4) | one_bits(load_line(unit + 2 * line_bytes), i, 2);
   else return crumbs(load_line(unit), i);
 }
 

@@ -26,7 +26,7 @@ struct Axis {
   /// Round tick values inside [low, high]: powers of ten on a log axis, 1-2-5 steps on a linear one.
   std::vector<double> ticks(int wanted = 6) const {
     std::vector<double> out;
-    if (log) {
+    if (log && high / low > 4) {
       const int first = int(std::ceil(std::log10(low) - 1e-9)), last = int(std::floor(std::log10(high) + 1e-9));
       const int step = std::max(1, (last - first + wanted - 1) / wanted);
       for (int e = first; e <= last; e += step) out.push_back(std::pow(10.0, e));
@@ -163,7 +163,7 @@ inline std::string svg_heat_map(const HeatMap& h) {
       out += fmt::format("<rect class=\"heat\" x=\"{}\" y=\"{}\" width=\"{}\" height=\"{}\" style=\"fill-opacity:{:.2f}\"><title>{} {}: {:.4e} nat/token{}</title></rect>"
                          "<text class=\"{}\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n",
                          px, py, cell_w - 2, cell_h - 2, 0.06 + 0.9 * shade, html_escape(h.rows[r]), html_escape(h.cols[c]), v, faint ? " (under the noise)" : "",
-                         shade > 0.55 ? "cell deep" : "cell", px + cell_w / 2 - 1, py + 14, faint ? fmt::format("({:.0e})", v) : fmt::format("{:.1e}", v));
+                         shade > 0.72 ? "cell deep" : "cell", px + cell_w / 2 - 1, py + 14, faint ? fmt::format("({:.0e})", v) : fmt::format("{:.1e}", v));
     }
   }
   return out + "</svg>\n";

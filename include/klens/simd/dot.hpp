@@ -2,15 +2,14 @@
 // for fma.
 //
 //   fma_step(acc, w, x)   acc[r] = fma(w[r], *x, acc[r])                              16 floats x one float
-//   dot_u8(acc, w, x)     acc[r] += sum_{j<4} u8 w[4r+j] * s8 x[j]                    levels with VNNI (vpdpbusd, never
-//                         the saturating form)
+//   dot_u8(acc, w, x)     acc[r] += sum_{j<4} u8 w[4r+j] * s8 x[j]                    vpdpbusd (never its saturating form)
 //   dot_s16(acc, w, x)    acc[r] += sum_{j<2} s16 w[2r+j] * s16 x[j]                  vpdpwssd, or vpmaddwd and an add
 //   even16(line), odd16(line)   bytes 0, 2 (1, 3) of each dword of u8 as two int16: q16 rows hold 4 inputs as 0 2 1 3
 //
 // int32 sums wrap, as the instructions do; callers see to it that the true value fits. Inline assembly with the
-// accumulator
-// tied: from intrinsics gcc 12 copies and spills a full tile (12 x 2 zmm: 18 stack accesses per step). 256-bit VNNI is
-// spelled {vex}: without it the assembler may take the AVX-512 encoding, which AVX-VNNI machines do not have.
+// accumulator tied: from intrinsics gcc 12 copies and spills a full tile (12 x 2 zmm: 18 stack accesses per step).
+// 256-bit VNNI is spelled {vex}: without it the assembler may take the AVX-512 encoding, which AVX-VNNI machines do not
+// have.
 #pragma once
 
 #include <klens/simd/v16f.hpp>

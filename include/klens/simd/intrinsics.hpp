@@ -1,6 +1,5 @@
 // The compiler's intrinsics, without gcc 12's false warning: its _mm512_undefined_* initialise a variable with itself,
-// and
-// -Wuninitialized reports that wherever they are inlined (GCC bug 105593). The pragma applies at the header's own
+// and -Wuninitialized reports that wherever they are inlined (GCC bug 105593). The pragma applies at the header's own
 // lines.
 #pragma once
 

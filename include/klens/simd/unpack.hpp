@@ -35,8 +35,10 @@ KLENS_INLINE v16f lookup16(v16f table, v16i index) {
 #elif defined(KLENS_HAS_AVX2)
 namespace simd {
 KLENS_INLINE __m256 lookup8(v16f table, __m256i index) {
-  const __m256 low = _mm256_permutevar8x32_ps(reg(table.a), index), high = _mm256_permutevar8x32_ps(reg(table.b), index);
-  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));  // bit 3 of the index, as the sign
+  const __m256 low = _mm256_permutevar8x32_ps(reg(table.a), index);
+  const __m256 high = _mm256_permutevar8x32_ps(reg(table.b), index);
+  // Bit 3 of the index, as the sign.
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
 }  // namespace simd
 KLENS_INLINE v16f lookup16(v16f table, v16i index) {

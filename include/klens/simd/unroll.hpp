@@ -13,10 +13,9 @@ KLENS_INLINE void run(std::integer_sequence<int, I...>, const Body& body) { (bod
 }  // namespace unroll_detail
 
 /// body(0), body(1), ..., body(N - 1), each with a literal. The body must be inlined (KLENS_INLINE_LAMBDA) for the
-/// index to be
-/// a constant inside it. Plain ints, not types: nested loops of types would instantiate every combination (20 s per
-/// unit).
-/// On ref it is a loop: there are no registers to win, and sixteen lanes of everything would be compiled N times.
+/// index to be a constant inside it. Plain ints, not types: nested loops of types would instantiate every combination
+/// (20 s per unit). On ref it is a loop: there are no registers to win, and sixteen lanes of everything would be
+/// compiled N times.
 template <int N, class Body>
 KLENS_INLINE void unroll(const Body& body) {
 #if defined(KLENS_LEVEL_REF)

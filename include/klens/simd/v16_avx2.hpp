@@ -41,7 +41,8 @@ KLENS_INLINE __m128i quarter_line(const void* p, int i) {
 /// Low 16 bits of the 16 lanes, in order.
 KLENS_INLINE __m256i low_halves(v16i x) {
   const __m256i m = _mm256_set1_epi32(0xffff);
-  const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(reg(x.a), m), _mm256_and_si256(reg(x.b), m));  // 0-3 8-11 4-7 12-15
+  // packus works in 128-bit halves: lanes 0-3 8-11 4-7 12-15.
+  const __m256i packed = _mm256_packus_epi32(_mm256_and_si256(reg(x.a), m), _mm256_and_si256(reg(x.b), m));
   return _mm256_permute4x64_epi64(packed, 0xd8);
 }
 
@@ -52,7 +53,8 @@ KLENS_INLINE v16f load(const float* p) {
 }
 KLENS_INLINE void store(float* p, v16f x) { x.a.store_unaligned(p), x.b.store_unaligned(p + 8); }
 KLENS_INLINE v16f load_n(const float* p, int n) {
-  return simd::lanes_f(_mm256_maskload_ps(p, simd::lanes_below(n)), _mm256_maskload_ps(p + 8, simd::lanes_below(n - 8)));
+  return simd::lanes_f(_mm256_maskload_ps(p, simd::lanes_below(n)),
+      _mm256_maskload_ps(p + 8, simd::lanes_below(n - 8)));
 }
 KLENS_INLINE void store_n(float* p, v16f x, int n) {
   _mm256_maskstore_ps(p, simd::lanes_below(n), simd::reg(x.a));
@@ -86,7 +88,8 @@ KLENS_INLINE void store_half(half* p, v16f x) {
 /// Low 8 (16) bits of every lane.
 KLENS_INLINE void store_i8(std::int8_t* p, v16i x) {
   const __m256i low = _mm256_and_si256(simd::low_halves(x), _mm256_set1_epi16(0xff));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packus_epi16(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
 }
 KLENS_INLINE void store_i16(std::int16_t* p, v16i x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), simd::low_halves(x));

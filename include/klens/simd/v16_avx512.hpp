@@ -53,7 +53,8 @@ KLENS_INLINE v16f load_bf16(const bf16* p) {
   return simd::lanes_f(_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
 }
 KLENS_INLINE void store_half(half* p, v16f a) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(simd::reg(a), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(simd::reg(a), mode));
 }
 /// Low 8 (16) bits of every lane.
 KLENS_INLINE void store_i8(std::int8_t* p, v16i a) {
@@ -126,13 +127,16 @@ KLENS_INLINE float tree(v16f a, Op8&& op8, Op4&& op4) {
 }  // namespace simd
 
 KLENS_INLINE float sum(v16f a) {
-  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); }, [](__m128 x, __m128 y) { return _mm_add_ps(x, y); });
+  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_add_ps(x, y); },
+      [](__m128 x, __m128 y) { return _mm_add_ps(x, y); });
 }
 KLENS_INLINE float max_of(v16f a) {
-  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_max_ps(x, y); }, [](__m128 x, __m128 y) { return _mm_max_ps(x, y); });
+  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_max_ps(x, y); },
+      [](__m128 x, __m128 y) { return _mm_max_ps(x, y); });
 }
 KLENS_INLINE float min_of(v16f a) {
-  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_min_ps(x, y); }, [](__m128 x, __m128 y) { return _mm_min_ps(x, y); });
+  return simd::tree(a, [](__m256 x, __m256 y) { return _mm256_min_ps(x, y); },
+      [](__m128 x, __m128 y) { return _mm_min_ps(x, y); });
 }
 KLENS_INLINE std::int32_t sum_i(v16i a) { return _mm512_reduce_add_epi32(simd::reg(a)); }
 

@@ -84,7 +84,7 @@ KLENS_INLINE v16f max(v16f a, v16f b) {
   return simd::each<v16f>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
 KLENS_INLINE v16f abs(v16f a) {
-  return simd::each<v16f>([&](int i) { return std::bit_cast<float>(std::bit_cast<std::uint32_t>(a.v[i]) & 0x7fffffffu); });
+  return simd::each<v16f>([&](int i) { return __builtin_fabsf(a.v[i]); });
 }
 KLENS_INLINE v16f sqrt(v16f a) {
   return simd::each<v16f>([&](int i) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(a.v[i]))); });
@@ -142,7 +142,8 @@ KLENS_INLINE float sum(v16f a) { return simd::tree(a.v, [](float x, float y) { r
 KLENS_INLINE float max_of(v16f a) { return simd::tree(a.v, [](float x, float y) { return x > y ? x : y; }); }
 KLENS_INLINE float min_of(v16f a) { return simd::tree(a.v, [](float x, float y) { return x < y ? x : y; }); }
 KLENS_INLINE std::int32_t sum_i(v16i a) {
-  return simd::tree(a.v, [](std::int32_t x, std::int32_t y) { return std::int32_t(std::uint32_t(x) + std::uint32_t(y)); });
+  return simd::tree(a.v,
+      [](std::int32_t x, std::int32_t y) { return std::int32_t(std::uint32_t(x) + std::uint32_t(y)); });
 }
 
 }  // namespace klens::inline KLENS_NS

@@ -5,9 +5,8 @@
 //   ref       plain arrays, written to be the twin of the hardware instruction, lane by lane
 //
 //   memory       load store load_n store_n load_i store_i load_i8 load_u8 load_i16 load_half store_half load_bf16
-//   float        splat zero + - * / fma(a,b,c) = a*b+c rounded once, min max (a < b ? a : b, as the hardware does), abs
-//                neg
-//                sqrt round_even
+//   float        splat zero + - * / fma(a,b,c) = a*b+c rounded once, min max (a < b ? a : b, as the hardware does),
+//                abs neg sqrt round_even
 //   compare      lt le gt ge eq (ordered: false with NaN)  -> m16 & | !, any, all, first_n, select(m, a, b)
 //   integer      splat_i + - * & | ^ shl shr (logical) sar eq_i gt_i min_i max_i
 //   convert      to_int (nearest even; out of range: INT_MIN) to_float bits from_bits

@@ -35,10 +35,12 @@ int probe_level(const probe::Inputs& in, std::uint32_t* words) {
   const v16i i = bits(x), j = bits(y);
   out(x + y), out(x - y), out(x * y), out(x / y), out(fma(x, y, z)), out(fms(x, y, z)), out(fnma(x, y, z));
   out(min(x, y)), out(max(x, y)), out(abs(x)), out(neg(x)), out(sqrt(x)), out(round_even(x));
-  out(lt(x, y)), out(le(y, z)), out(gt(x, z)), out(ge(z, x)), out(eq(x, y)), out(lt(x, y) & le(y, z)), out(lt(x, y) | le(y, z));
+  out(lt(x, y)), out(le(y, z)), out(gt(x, z)), out(ge(z, x)), out(eq(x, y)), out(lt(x, y) & le(y, z)),
+      out(lt(x, y) | le(y, z));
   out(!lt(x, y)), out(select(lt(x, y), z, x)), out(eq_i(i, j)), out(gt_i(i, j));
   out(to_int(x)), out(to_float(j));
-  out(i + j), out(i - j), out(i * j), out(i & j), out(i | j), out(i ^ j), out(shl(i, 5)), out(shr(i, 7)), out(sar(i, 9));
+  out(i + j), out(i - j), out(i * j), out(i & j), out(i | j), out(i ^ j), out(shl(i, 5)), out(shr(i, 7)),
+      out(sar(i, 9));
   out(min_i(i, j)), out(max_i(i, j));
   out(load_half(reinterpret_cast<const half*>(in.a))), out(load_bf16(reinterpret_cast<const bf16*>(in.b)));
   out(load_i8(reinterpret_cast<const std::int8_t*>(in.a))), out(load_u8(reinterpret_cast<const std::uint8_t*>(in.b)));

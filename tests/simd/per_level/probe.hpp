@@ -1,6 +1,5 @@
 // Runs every operation of v16f.hpp once on given lanes and writes all results one after the other: compiled once per
-// ISA level,
-// compared by tests/simd/v16f.cpp.
+// ISA level, compared by tests/simd/v16f.cpp.
 #pragma once
 
 #include <cstdint>
