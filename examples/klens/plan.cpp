@@ -95,7 +95,11 @@ std::string numbered(const std::string& path, int point) {
 }
 
 Result<void> run(const Options& o) {
-  KLENS_TRY(const Sensitivity s, read_sensitivity(o.sensitivity));
+  KLENS_TRY(Sensitivity s, read_sensitivity(o.sensitivity));
+  if (!s.reference && !o.model.empty()) {   // a file of others: shapes and bytes come from the checkpoint
+    KLENS_TRY(Model checkpoint, load_model(o.model));
+    KLENS_OK(attach_reference(s, checkpoint));
+  }
   std::vector<Precision> allowed;
   for (const auto& name : split_list(o.formats)) {
     const auto p = parse_format(name);

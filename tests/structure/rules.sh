@@ -15,9 +15,8 @@ grep -E '^include/' "$work/code" >"$work/headers"
 
 # Prints FILE:LINE:TEXT of code lines (comments left out) that match.
 code_lines() { # EREGEX FILE_LIST
-  while IFS= read -r file; do
-    sed 's|//.*||' "$file" | grep -nE -- "$1" | sed "s|^|$file:|"
-  done <"$2"
+  [ -s "$2" ] || return 0
+  PATTERN=$1 xargs awk '{ line = $0; sub(/\/\/.*/, "", line) } line ~ ENVIRON["PATTERN"] { print FILENAME ":" FNR ":" line }' <"$2"
 }
 
 pattern='(^|[^A-Za-z0-9_])(_mm[0-9]*_[a-z0-9_]+|__m(128|256|512)[id]?|_tile_[a-z]+|__builtin_ia32_[a-z0-9_]+)|#[ ]*include[ ]*<([a-z]*intrin)\.h>|(^|[^A-Za-z0-9_])asm([^A-Za-z0-9_]|$)|__asm__'
@@ -66,16 +65,10 @@ tell "headers" "$work/faults"
 # The patterns are written so that they do not match themselves.
 grep -E '\.(hpp|cpp|h|md|sh|cmake|txt|json|in|yml)$|(^|/)(run|\.clang-format)$' "$work/files" |
   grep -vE '^(examples/data|examples/models|tests/data)/' >"$work/list"
-: >"$work/faults"
-while IFS= read -r file; do
-  grep -nE '(^|[^A-Za-z0-9_.$}])/(work|root|home/[a-z]+)/[A-Za-z]|shared/[r]eference' "$file" | sed "s|^|$file:|" >>"$work/faults"
-done <"$work/list"
+xargs grep -nHE '(^|[^A-Za-z0-9_.$}])/(work|root|home/[a-z]+)/[A-Za-z]|shared/[r]eference' <"$work/list" >"$work/faults"
 tell "paths of somebody's machine" "$work/faults"
 
-: >"$work/faults"
-while IFS= read -r file; do
-  grep -nE '(^|[^A-Za-z])(TO[D]O|FIX[M]E|X[X]X|place[h]older)([^A-Za-z]|$)' "$file" | sed "s|^|$file:|" >>"$work/faults"
-done <"$work/list"
+xargs grep -nHE '(^|[^A-Za-z])(TO[D]O|FIX[M]E|X[X]X|place[h]older)([^A-Za-z]|$)' <"$work/list" >"$work/faults"
 tell "unfinished work" "$work/faults"
 
 finish "$(wc -l <"$work/code" | tr -d ' ') sources, $(wc -l <"$work/list" | tr -d ' ') texts"
