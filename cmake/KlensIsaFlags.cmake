@@ -46,7 +46,7 @@ endfunction()
 function(klens_level_target target level)
   klens_level_flags(${level} flags)
   target_compile_options(${target} PRIVATE ${flags} -ffp-contract=off -fno-exceptions -fno-rtti -fvisibility=hidden
-    -O2)  # -O3 makes the linears of ref compile four times as long (23 s to 90 s with gcc 12)
+    -O2)  # -O3 makes the linears of ref compile several times as long (gcc 12: 23 s of CPU at -O2)
   set_target_properties(${target} PROPERTIES INTERPROCEDURAL_OPTIMIZATION OFF CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
 endfunction()
 

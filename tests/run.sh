@@ -27,6 +27,7 @@ times=""
 CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
 export CCACHE_SLOPPINESS
 unset KLENS_ISA KLENS_EXPECT_ISA
+if command -v ninja >/dev/null 2>&1; then keep_going="-k 0"; else keep_going="-k"; fi  # one run tells all errors
 mkdir -p "$build" || exit 1
 
 now() { date +%s; }
@@ -50,7 +51,7 @@ make_build() { # NAME CMAKE_OPTION...
   echo "== $part: build (log: $log)"
   # shellcheck disable=SC2046
   if cmake -S "$root" -B "$build/$part" $(klens_configure_options) -DKLENS_BUILD_BENCH=OFF "$@" >"$log" 2>&1 &&
-     nice -n 5 cmake --build "$build/$part" -j "$jobs" >>"$log" 2>&1; then
+     nice -n 5 cmake --build "$build/$part" -j "$jobs" -- $keep_going >>"$log" 2>&1; then
     finish_part "$part: build" "$start"
     return 0
   fi

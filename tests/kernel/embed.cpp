@@ -39,7 +39,8 @@ Table make(const oracle::Format& f, int rows, int cols) {
 
 TEST_CASE("embed: every format gives the oracle's dequantized row, bit for bit") {
   for (const oracle::Format& f : oracle::formats())
-    for (const auto& [rows, cols] : {std::pair{1, 1}, {16, 32}, {17, 33}, {40, 100}, {33, 192}}) {
+    for (const auto& extent : {std::pair{1, 1}, {16, 32}, {17, 33}, {40, 100}, {33, 192}}) {
+      const int rows = extent.first, cols = extent.second;  // clang 14 captures no structured binding (CAPTURE is a lambda)
       CAPTURE(f.name);
       CAPTURE(rows);
       CAPTURE(cols);

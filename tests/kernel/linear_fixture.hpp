@@ -146,7 +146,7 @@ struct LinearCase {
 };
 
 inline void* scratch() {
-  static Bytes bytes(std::size_t(klens::linear_scratch_bytes));
+  static Bytes bytes(static_cast<std::size_t>(klens::linear_scratch_bytes));
   return bytes.data();
 }
 
