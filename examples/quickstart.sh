@@ -36,7 +36,7 @@ fi
 
 step "build: the program klens for level $level (log: $out/build.log)"
 # shellcheck disable=SC2046
-if ! { cmake -S . -B "$build" $(klens_configure_options) -DCMAKE_BUILD_TYPE=Release -DKLENS_BUILD_TESTS=OFF -DKLENS_BUILD_BENCH=OFF \
+if ! { cmake -S . -B "$build" $(klens_configure_options) -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DKLENS_BUILD_TESTS=OFF -DKLENS_BUILD_BENCH=OFF \
              -DKLENS_LEVELS=$level &&
        cmake --build "$build" -j "$(klens_jobs)" --target klens_program; } >"$out/build.log" 2>&1; then
   grep -m 20 -E 'error|Error' "$out/build.log" >&2 || tail -n 20 "$out/build.log" >&2
