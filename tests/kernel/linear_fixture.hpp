@@ -57,7 +57,8 @@ struct LinearCase {
     const std::size_t count = std::size_t(rows) * std::size_t(cols);
     if (truth.integers) truth.q.resize(count);
     else truth.w.resize(count);
-    const int low = -(1 << (bits - 1)), high = (1 << (bits - 1)) - 1;
+    const int limit = truth.integers ? 1 << (bits - 1) : 0;   // of the codes of integer formats
+    const int low = -limit, high = limit - 1;
     for (std::int64_t r = 0; r < layout.panels * 16; ++r) {
       unsigned char* panel = lines.data() + r / 16 * layout.panel_bytes;
       for (std::int64_t k = 0; k < layout.cols_padded; ++k) {
