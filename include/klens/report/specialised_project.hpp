@@ -6,6 +6,7 @@
 #include <klens/isa/level.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -54,6 +55,19 @@ inline Result<int> run_program(const std::vector<std::string>& arguments, const 
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/// A program of this name lies on PATH.
+inline bool on_path(std::string_view name) {
+  const char* path = std::getenv("PATH");
+  const std::string_view folders = path != nullptr ? path : "";
+  for (std::size_t at = 0; at <= folders.size();) {
+    const std::size_t end = std::min(folders.find(':', at), folders.size());
+    const std::string file = std::string(folders.substr(at, end - at)) + "/" + std::string(name);
+    if (access(file.c_str(), X_OK) == 0) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
 /// The line of a build log that says what went wrong: the first with "error", else the last that is not empty.
 inline std::string first_complaint(const std::string& log) {
   const auto text = read_text(log, std::size_t(64) << 20);
@@ -62,7 +76,7 @@ inline std::string first_complaint(const std::string& log) {
   for (std::size_t at = 0; at < text->size();) {
     const std::size_t end = std::min(text->find('\n', at), text->size());
     const std::string line = text->substr(at, end - at);
-    if (line.find("error") != std::string::npos || line.find("Error at") != std::string::npos) return clip(line, 300);
+    if (line.find("error") != std::string::npos || line.find("Error") != std::string::npos) return clip(line, 300);
     if (!line.empty()) last = line;
     at = end + 1;
   }
@@ -119,8 +133,15 @@ inline Result<void> write_specialised_project(const std::string& folder, const P
 inline Result<std::string> build_specialised_project(const std::string& folder, const ProjectOptions& options = {}) {
   const std::string log = folder + "/build.log", build = folder + "/build";
   unlink(log.c_str());
+  std::vector<std::string> configure = {"cmake", "-S", folder, "-B", build};
+  std::error_code code;
+  // CMake's own default is make, which a machine with ninja may lack; a build that exists keeps its generator.
+  if (detail::on_path("ninja") && !std::filesystem::exists(build + "/build.ninja", code) && !std::filesystem::exists(build + "/Makefile", code)) {
+    std::filesystem::remove_all(build, code);   // of a configure step that failed
+    configure.insert(configure.end(), {"-G", "Ninja"});
+  }
   const std::vector<std::string> steps[] = {
-      {"cmake", "-S", folder, "-B", build},
+      configure,
       {"cmake", "--build", build, "--target", options.name, "--parallel", std::to_string(std::max(options.jobs, 1))}};
   for (const auto& step : steps) {
     KLENS_TRY(const int status, detail::run_program(step, log));
