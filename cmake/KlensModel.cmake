@@ -8,7 +8,7 @@
 #   #include <NAME.hpp>                              generated; NAME is TARGET unless given, a C++ identifier
 #   klens_model::NAME::tables()                      the tables, for klens::choose_specialised(tables, request)
 #
-# VALUE is the constant in plan.hpp, of type klens::Plan<N>. LEVELS: all levels the compiler knows, unless given.
+# VALUE is the constant in plan.hpp, of type klens::Plan<N>. LEVELS: all that the compiler knows but avx512_bf16, unless given.
 # A plan that breaks a rule, or a flag that does not give the level, is a compile error that says so.
 include_guard(GLOBAL)
 
@@ -30,18 +30,11 @@ function(klens_add_model target)
   if(NOT arg_NAME)
     string(MAKE_C_IDENTIFIER "${target}" arg_NAME)
   endif()
-  # Weakest first, each once, whatever the order given.
-  set(levels "")
-  foreach(level IN LISTS KLENS_ALL_LEVELS)
-    if(NOT arg_LEVELS OR level IN_LIST arg_LEVELS)
-      list(APPEND levels ${level})
-    endif()
-  endforeach()
-  foreach(level IN LISTS arg_LEVELS)
-    if(NOT level IN_LIST KLENS_ALL_LEVELS)
-      message(FATAL_ERROR "klens_add_model(${target}): level '${level}': expected one of ${KLENS_ALL_LEVELS}")
-    endif()
-  endforeach()
+  # Here a level has no base: all that the plan needs is compiled for it.
+  klens_checked_levels("klens_add_model(${target})" "${arg_LEVELS}" levels)
+  if(NOT arg_LEVELS)
+    list(REMOVE_ITEM levels avx512_bf16)  # its overrides serve the policy `fast`, which a specialised program has not
+  endif()
 
   set(folder "${CMAKE_CURRENT_BINARY_DIR}/klens_model/${target}")
   set(objects "")

@@ -93,11 +93,14 @@ run_ctest() { # NAME CTEST_OPTION...
   if [ "$status" -ne 0 ] && [ "$2" -eq 0 ]; then fail_step "$part: ctest ended with status $status"; fi
 }
 
-# The levels the second compiler is tried on: the best one this CPU has, and ref, which the kernel tests compare with.
+# The levels the second compiler is tried on: the best one this CPU has, what stands on it, and ref, which the kernel tests
+# compare with.
 two_levels() {
   flags=" $(sed -n 's/^flags[^:]*://p' /proc/cpuinfo 2>/dev/null | head -n 1) "
   has() { for f in "$@"; do case $flags in *" $f "*) ;; *) return 1 ;; esac; done; }
-  if has avx512f avx512bw avx512dq avx512vl avx512_vnni; then echo "ref;avx512_vnni"
+  if has avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16 amx_tile amx_int8; then echo "ref;avx512_vnni;avx512_bf16;amx_int8"
+  elif has avx512f avx512bw avx512dq avx512vl avx512_vnni avx512_bf16; then echo "ref;avx512_vnni;avx512_bf16"
+  elif has avx512f avx512bw avx512dq avx512vl avx512_vnni; then echo "ref;avx512_vnni"
   elif has avx512f avx512bw avx512dq avx512vl; then echo "ref;avx512"
   elif has avx2 fma f16c avx_vnni; then echo "ref;avx_vnni"
   elif has avx2 fma f16c; then echo "ref;avx2"

@@ -45,7 +45,7 @@ struct Common {
 inline void add_common(CLI::App& command, Common& common) {
   command.add_flag("--json", common.json, "Print JSON instead of text");
   command.add_option("--threads", common.threads, "Threads (default: one per processor)")->check(CLI::Range(1, 256));
-  command.add_option("--isa", common.isa, "ISA level: ref avx2 avx_vnni avx512 avx512_vnni (default: KLENS_ISA, else the best)");
+  command.add_option("--isa", common.isa, "ISA level: ref avx2 avx_vnni avx_vnni_int8 avx512 avx512_vnni avx512_bf16 amx_int8 (default: KLENS_ISA, else the best)");
 }
 
 /// Prints an error in one line; the exit status of a failed command.

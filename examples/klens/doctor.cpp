@@ -23,6 +23,14 @@ std::string cpu_name() {
   return first == std::string::npos ? "unknown" : name.substr(first, last - first + 1);
 }
 
+std::string_view tiles_text() {
+  switch (tiles_of_process()) {
+    case Tiles::granted: return "granted by the system";
+    case Tiles::refused: return "refused by the system (Linux before 5.16, or a sandbox): level amx_int8 is absent";
+    default: return "none in this CPU";
+  }
+}
+
 Result<void> run(const Common& common) {
   const Features cpu = detect();
   KLENS_TRY(const KernelTable* const chosen, choose_table(common.isa));
@@ -35,21 +43,23 @@ Result<void> run(const Common& common) {
       {"PCRE2", fmt::format("{}.{}", PCRE2_MAJOR, PCRE2_MINOR)},
       {"utf8proc", utf8proc_version()}};
   nlohmann::json levels = nlohmann::json::array(), versions = nlohmann::json::object();
-  Table table{{"level", "compiled in", "this CPU", "needs", ""}, {}};
+  Table table{{"level", "compiled in", "this CPU", "needs", "kernels", ""}, {}};
   for (Level level : all_levels) {
     const bool compiled = table_of(level) != nullptr, runs = supports(cpu, level), is_chosen = chosen->level == level;
-    levels.push_back({{"level", name_of(level)}, {"compiled", compiled}, {"cpu", runs}, {"chosen", is_chosen}});
-    table.rows.push_back({std::string(name_of(level)), compiled ? "yes" : "no", runs ? "yes" : "no", feature_list(needs(level)), is_chosen ? "<- chosen" : ""});
+    levels.push_back({{"level", name_of(level)}, {"compiled", compiled}, {"cpu", runs}, {"chosen", is_chosen}, {"base", name_of(base_of(level))},
+                      {"kernels", compiled ? kernel_count(*table_of(level)) : 0}, {"own_kernels", compiled ? kernel_count(*own_table_of(level)) : 0}});
+    table.rows.push_back({std::string(name_of(level)), compiled ? "yes" : "no", runs ? "yes" : "no", feature_list(needs(level)), kernels_text(level),
+                          is_chosen ? "<- chosen" : ""});
   }
   for (const auto& [name, version] : libraries) versions[name] = version;
   if (common.json) {
-    fmt::print("{}\n", nlohmann::json{{"klens", KLENS_VERSION}, {"cpu", cpu_name()}, {"features", feature_list(cpu)}, {"threads", common.thread_count()},
+    fmt::print("{}\n", nlohmann::json{{"klens", KLENS_VERSION}, {"cpu", cpu_name()}, {"features", feature_list(cpu)}, {"tiles", tiles_text()}, {"threads", common.thread_count()},
                                       {"level", name_of(chosen->level)}, {"levels", levels}, {"libraries", versions}}.dump(1));
     return {};
   }
   fmt::print("klens {}, compiled by {}\n", KLENS_VERSION, __VERSION__);
-  fmt::print("CPU: {}, {} threads\nfeatures: {}\n\n{}\n", cpu_name(), common.thread_count(), feature_list(cpu), table.text());
-  fmt::print("kernels of every site run on level {}: linear<FORMAT>, scan, attention, conv1d, norms, vocab_kl, all /{}\n", name_of(chosen->level), name_of(chosen->level));
+  fmt::print("CPU: {}, {} threads\nfeatures: {}\nAMX tiles: {}\n\n{}\n", cpu_name(), common.thread_count(), feature_list(cpu), tiles_text(), table.text());
+  fmt::print("kernels of every site run on level {}: {}\n", name_of(chosen->level), kernels_text(chosen->level));
   std::string line;
   for (const auto& [name, version] : libraries) line += (line.empty() ? "" : ", ") + name + " " + version;
   fmt::print("libraries: {}\n", line);

@@ -13,28 +13,63 @@
 #error "klens targets x86-64"
 #endif
 
-#if defined(KLENS_FORCE_REF)
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#define KLENS_V4_ 1
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define KLENS_V3_ 1
+#endif
+
+// A stronger level has everything that the weaker ones of its width have.
+#if defined(KLENS_FORCE_REF) || !(defined(KLENS_V4_) || defined(KLENS_V3_))
 #define KLENS_LEVEL ref
 #define KLENS_LEVEL_REF 1
-#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
-#define KLENS_LEVEL avx512_vnni
+#elif defined(KLENS_V4_) && defined(__AVX512VNNI__)
 #define KLENS_HAS_AVX512 1
 #define KLENS_HAS_AVX2 1
 #define KLENS_HAS_VNNI 1
-#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#if defined(__AVX512BF16__)
+#define KLENS_HAS_BF16 1
+#endif
+#if defined(__AVX512BF16__) && (defined(__AMX_INT8__) || defined(__AMXINT8__))  // implies tiles; clang 14 spells it so
+#define KLENS_LEVEL amx_int8
+#define KLENS_HAS_AMX 1
+#elif defined(__AVX512BF16__)
+#define KLENS_LEVEL avx512_bf16
+#else
+#define KLENS_LEVEL avx512_vnni
+#endif
+#elif defined(KLENS_V4_)
 #define KLENS_LEVEL avx512
 #define KLENS_HAS_AVX512 1
 #define KLENS_HAS_AVX2 1
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && defined(__AVXVNNI__)
+#elif defined(__AVXVNNI__) && (defined(__AVXVNNIINT8__) || defined(KLENS_AVX_VNNI_INT8))
+#define KLENS_LEVEL avx_vnni_int8  // gcc 12 has no flag for it: KLENS_AVX_VNNI_INT8 says it, its assembler knows it
+#define KLENS_HAS_AVX2 1
+#define KLENS_HAS_VNNI 1
+#define KLENS_HAS_VNNI_INT8 1
+#elif defined(__AVXVNNI__)
 #define KLENS_LEVEL avx_vnni
 #define KLENS_HAS_AVX2 1
 #define KLENS_HAS_VNNI 1
-#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#else
 #define KLENS_LEVEL avx2
 #define KLENS_HAS_AVX2 1
-#else
-#define KLENS_LEVEL ref
-#define KLENS_LEVEL_REF 1
+#endif
+
+// Tests compile the kernels of hardware they do not have over any level, with the instructions in plain C++:
+//   KLENS_EMULATE_AMX         tiles (simd/tile.hpp), over any level
+//   KLENS_EMULATE_VNNI_INT8   256-bit dot products, signed ones among them, over avx2
+#if defined(KLENS_EMULATE_AMX)
+#define KLENS_HAS_AMX 1
+#define KLENS_EMULATED_ _emulated
+#endif
+#if defined(KLENS_EMULATE_VNNI_INT8)
+#if !defined(KLENS_V3_) || defined(KLENS_HAS_VNNI)
+#error "KLENS_EMULATE_VNNI_INT8 needs the flags of level avx2"
+#endif
+#define KLENS_HAS_VNNI 1
+#define KLENS_HAS_VNNI_INT8 1
+#define KLENS_EMULATED_ _emulated
 #endif
 
 #define KLENS_CONCAT_(a, b) a##b
@@ -43,7 +78,11 @@
 #define KLENS_STRING(a) KLENS_STRING_(a)
 
 /// Inline namespace of this translation unit's level: `namespace klens::inline KLENS_NS { ... }`.
+#if defined(KLENS_EMULATED_)
+#define KLENS_NS KLENS_CONCAT(KLENS_CONCAT(N_, KLENS_LEVEL), KLENS_EMULATED_)
+#else
 #define KLENS_NS KLENS_CONCAT(N_, KLENS_LEVEL)
+#endif
 
 /// Leaf functions: inlined at every optimisation level, so that no weak copy of them is left for the linker to choose.
 #define KLENS_INLINE [[gnu::always_inline]] inline

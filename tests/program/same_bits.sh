@@ -6,7 +6,7 @@ set -u
 "$klens" pack "$model" --uniform w4g32a8 -o mixed.klens >out 2>err || die "pack"
 first=""
 levels=""
-for level in avx2 avx_vnni avx512 avx512_vnni; do
+for level in avx2 avx_vnni avx_vnni_int8 avx512 avx512_vnni avx512_bf16 amx_int8; do
   "$klens" doctor --isa "$level" >out 2>err || continue
   levels="$levels $level"
   for threads in 1 2 3; do

@@ -24,11 +24,20 @@ KLENS_DECLARE_PROBE(avx2)
 #if defined(KLENS_PROBE_avx_vnni)
 KLENS_DECLARE_PROBE(avx_vnni)
 #endif
+#if defined(KLENS_PROBE_avx_vnni_int8)
+KLENS_DECLARE_PROBE(avx_vnni_int8)
+#endif
 #if defined(KLENS_PROBE_avx512)
 KLENS_DECLARE_PROBE(avx512)
 #endif
 #if defined(KLENS_PROBE_avx512_vnni)
 KLENS_DECLARE_PROBE(avx512_vnni)
+#endif
+#if defined(KLENS_PROBE_avx512_bf16)
+KLENS_DECLARE_PROBE(avx512_bf16)
+#endif
+#if defined(KLENS_PROBE_amx_int8)
+KLENS_DECLARE_PROBE(amx_int8)
 #endif
 
 namespace {
@@ -46,11 +55,20 @@ probe::Run run_of(Level level) {
 #if defined(KLENS_PROBE_avx_vnni)
     case Level::avx_vnni: return &klens::N_avx_vnni::probe_level;
 #endif
+#if defined(KLENS_PROBE_avx_vnni_int8)
+    case Level::avx_vnni_int8: return &klens::N_avx_vnni_int8::probe_level;
+#endif
 #if defined(KLENS_PROBE_avx512)
     case Level::avx512: return &klens::N_avx512::probe_level;
 #endif
 #if defined(KLENS_PROBE_avx512_vnni)
     case Level::avx512_vnni: return &klens::N_avx512_vnni::probe_level;
+#endif
+#if defined(KLENS_PROBE_avx512_bf16)
+    case Level::avx512_bf16: return &klens::N_avx512_bf16::probe_level;
+#endif
+#if defined(KLENS_PROBE_amx_int8)
+    case Level::amx_int8: return &klens::N_amx_int8::probe_level;
 #endif
     default: return nullptr;
   }

@@ -6,7 +6,8 @@
 #
 #   weak or unique symbols stand in klens::N_<level> (the linker keeps one copy of a weak symbol: if it is the AVX-512 one,
 #   older CPUs die of it in code that is not even SIMD); strong definitions are tables, functions of the level's namespace, or
-#   explicit instantiations over it; baseline, ref: no ymm, zmm; avx2, avx_vnni: no zmm, no EVEX; dots of avx_vnni: {vex}.
+#   explicit instantiations over it; baseline, ref: no ymm, zmm; avx2, avx_vnni*: no zmm, no EVEX, dots in the {vex} form;
+#   dot products, bf16 dots and tiles only where the level has them, and there at least one.
 set -u
 . "$(dirname "$0")/support.sh"
 level=$1
@@ -38,22 +39,39 @@ for object in "$@"; do
   objdump -d --no-show-raw-insn "$object" >"$work/disassembly"
   case $level in
     baseline | ref) grep -nE '%[yz]mm' "$work/disassembly" | head -n 3 | sed "s|^|$name: |" >>"$work/code" ;;
-    avx2 | avx_vnni)
+    avx2 | avx_vnni | avx_vnni_int8)
       grep -nE '%zmm|%[xy]mm(1[6-9]|2[0-9]|3[01])|%k[1-7]|\{1to' "$work/disassembly" | head -n 3 | sed "s|^|$name: |" >>"$work/code" ;;
   esac
-  if [ "$level" = avx_vnni ]; then
-    grep -E 'vpdp(busd|wssd)' "$work/disassembly" | grep -v '{vex}' | head -n 3 | sed "s|^|$name: EVEX form: |" >>"$work/code"
-  fi
-  dots=$((dots + $(grep -cE 'vpdpbusd' "$work/disassembly")))
+  case $level in
+    avx_vnni | avx_vnni_int8)
+      grep -E 'vpdp(busd|wssd)' "$work/disassembly" | grep -v '{vex}' | head -n 3 | sed "s|^|$name: EVEX form: |" >>"$work/code" ;;
+  esac
+  # What no CPU of the level need have. vpdpbssd has a VEX form alone.
+  case $level in
+    baseline | ref | avx2 | avx512) foreign='vpdp[bw]|vdpbf16ps|tdpb|tile' ;;
+    avx_vnni | avx512_vnni) foreign='vpdp(bss|bsu|buu|wus|wsu|wuu)d|vdpbf16ps|tdpb|tile' ;;
+    avx_vnni_int8) foreign='vdpbf16ps|tdpb|tile' ;;
+    avx512_bf16) foreign='vpdp(bss|bsu|buu|wus|wsu|wuu)d|tdpb|tile' ;;
+    *) foreign='vpdp(bss|bsu|buu|wus|wsu|wuu)d' ;;
+  esac
+  awk -F '\t' -v foreign="^(\\{[a-z]+\\} )?($foreign)" '$2 ~ foreign { print FNR ":" $0 }' "$work/disassembly" | head -n 3 |
+    sed "s|^|$name: |" >>"$work/code"
+  case $level in
+    avx512_bf16) own=vdpbf16ps ;;
+    amx_int8) own=tdpbsud ;;
+    avx_vnni_int8) own=vpdpbssd ;;
+    *) own=vpdpbusd ;;
+  esac
+  dots=$((dots + $(grep -cE "$own" "$work/disassembly")))
 done
 tell "weak symbols outside klens::N_$level" "$work/weak"
 tell "strong symbols that do not name level $level" "$work/strong"
 tell "instructions that level $level must not use" "$work/code"
 case $level in
-  *_vnni)
+  *vnni* | avx512_bf16 | amx_int8)
     if [ "$dots" -eq 0 ] && [ "$want_dots" -eq 1 ]; then
-      echo "no vpdpbusd in any object" >"$work/none"
+      echo "no $own in any object" >"$work/none"
       tell "level $level without its dot products" "$work/none"
     fi ;;
 esac
-finish "$# objects of $level, $dots vpdpbusd"
+finish "$# objects of $level, $dots $own"

@@ -88,7 +88,21 @@ inline Result<Level> choose_level(Features cpu, LevelSet compiled, std::string_v
 }
 
 /// Table of a level; nullptr if it is not compiled in. Whether the CPU can run it is another question: runnable().
-inline const KernelTable* table_of(Level level) { return compiled_levels.of[int(level)]; }
+inline const KernelTable* table_of(Level level) { return compiled_levels().of[int(level)]; }
+
+/// What a level's own units brought: for a level with a base fewer kernels than its table has.
+inline const KernelTable* own_table_of(Level level) { return compiled_levels().own[int(level)]; }
+
+/// "64 kernels, 24 its own, the others those of avx512_vnni".
+inline std::string kernels_text(Level level) {
+  const KernelTable* all = table_of(level);
+  const KernelTable* own = own_table_of(level);
+  if (all == nullptr || own == nullptr) return "not compiled in";
+  const int n = kernel_count(*all), mine = kernel_count(*own);
+  if (base_of(level) == level) return std::to_string(n) + " kernels, all its own";
+  return std::to_string(n) + " kernels, " + std::to_string(mine) + " its own, the others those of " +
+         std::string(name_of(base_of(level)));
+}
 
 inline LevelSet compiled_set() {
   LevelSet set = 0;
@@ -107,6 +121,6 @@ inline Result<const KernelTable*> choose_table(std::string_view request) {
 }
 
 /// All compiled tables, by level, null where a level is not compiled in.
-inline std::span<const KernelTable* const> tables() { return compiled_levels.of; }
+inline std::span<const KernelTable* const> tables() { return compiled_levels().of; }
 
 }  // namespace klens

@@ -5,33 +5,70 @@
 #include <klens/kernel/args.hpp>
 #include <klens/kernel/kinds.hpp>
 
+// Every kernel but the linears, one line each: X(name, arguments). Its entry in the table follows from it.
+#define KLENS_KERNELS(X)             \
+  X(quantize_row, QuantizeRowArgs)   \
+  X(rms_norm, RmsNormArgs)           \
+  X(norm_quantize, NormQuantizeArgs) \
+  X(mean_norm, MeanNormArgs)         \
+  X(swiglu, SwigluArgs)              \
+  X(rope, RopeArgs)                  \
+  X(kv_append, KvAppendArgs)         \
+  X(attention, AttentionArgs)        \
+  X(conv1d, Conv1dArgs)              \
+  X(scan, ScanArgs)                  \
+  X(embed, EmbedArgs)                \
+  X(vocab_kl, VocabKlArgs)
+
 namespace klens {
 
 template <class Args>
 using Kernel = void (*)(const Args&);
 
 /// Function pointers of one level. linear[codec][0: row scale, 1: groups][dot kind]; combinations that do not exist are
-/// null.
+/// null. The fast entries break the promise of equal bits: null where a level has no faster way, used under the policy
+/// `fast` only, and both or neither of a level's are there.
 struct KernelTable {
   Level level;
   Kernel<LinearArgs> linear[codec_count][2][dot_kind_count];
-  Kernel<QuantizeRowArgs> quantize_row;
-  Kernel<RmsNormArgs> rms_norm;
-  Kernel<MeanNormArgs> mean_norm;
-  Kernel<SwigluArgs> swiglu;
-  Kernel<RopeArgs> rope;
-  Kernel<KvAppendArgs> kv_append;
-  Kernel<AttentionArgs> attention;
-  Kernel<Conv1dArgs> conv1d;
-  Kernel<ScanArgs> scan;
-  Kernel<EmbedArgs> embed;
-  Kernel<VocabKlArgs> vocab_kl;
+#define KLENS_ENTRY(name, Args) Kernel<Args> name;
+  KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
+  Kernel<LinearArgs> linear_fast[codec_count];   // x.bf16 rows
+  Kernel<RoundRowsArgs> round_rows;              // makes them
 };
 
 /// The linear kernel of a precision in a table.
 KLENS_INLINE constexpr Kernel<LinearArgs> linear_of(const KernelTable& table, const Precision& p) {
   const int grouped = p.scheme.scale == Granularity::group;
   return table.linear[int(codec_of(p))][grouped][int(dot_kind_of(p))];
+}
+
+/// f(entry of a, entry of b) for every kernel of two tables; entries are references to function pointers.
+template <class A, class B, class F>
+KLENS_INLINE constexpr void for_each_kernel(A& a, B& b, const F& f) {
+  for (int c = 0; c < codec_count; ++c)
+    for (int grouped = 0; grouped < 2; ++grouped)
+      for (int d = 0; d < dot_kind_count; ++d) f(a.linear[c][grouped][d], b.linear[c][grouped][d]);
+#define KLENS_ENTRY(name, Args) f(a.name, b.name);
+  KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
+  for (int c = 0; c < codec_count; ++c) f(a.linear_fast[c], b.linear_fast[c]);
+  f(a.round_rows, b.round_rows);
+}
+
+/// The complete table of a level that compiles only its overrides: every kernel it lacks is its base's.
+KLENS_INLINE constexpr KernelTable merged(const KernelTable& overrides, const KernelTable& base) {
+  KernelTable t = overrides;
+  for_each_kernel(t, base, [](auto& kernel, auto base_kernel) { if (!kernel) kernel = base_kernel; });
+  return t;
+}
+
+/// Kernels in a table.
+KLENS_INLINE constexpr int kernel_count(const KernelTable& table) {
+  int n = 0;
+  for_each_kernel(table, table, [&n](auto kernel, auto) { n += kernel != nullptr; });
+  return n;
 }
 
 }  // namespace klens

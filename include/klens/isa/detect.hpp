@@ -4,6 +4,7 @@
 #pragma once
 
 #include <klens/isa/features.hpp>
+#include <klens/isa/tiles.hpp>
 
 #include <cpuid.h>
 
@@ -59,7 +60,24 @@ inline CpuidWords read_cpuid() {
   return w;
 }
 
-/// Features of this machine.
-inline Features detect() { return features_of(read_cpuid()); }
+/// Whether this process may use AMX tiles. `refused`: the CPU and XCR0 have them, the kernel said no.
+enum class Tiles { absent, granted, refused };
+
+/// Asked once per process, by the first call.
+inline Tiles tiles_of_process() {
+  static const Tiles answer = !has(features_of(read_cpuid()), Feature::amx_tile) ? Tiles::absent
+                              : request_tiles()                                  ? Tiles::granted
+                                                                                 : Tiles::refused;
+  return answer;
+}
+
+/// A machine's features without the tiles it must not use.
+constexpr Features permitted(Features cpu, Tiles tiles) {
+  if (tiles == Tiles::granted) return cpu;
+  return {cpu.bits & ~features(Feature::amx_tile, Feature::amx_int8, Feature::amx_bf16).bits};
+}
+
+/// Features of this machine that this process may use.
+inline Features detect() { return permitted(features_of(read_cpuid()), tiles_of_process()); }
 
 }  // namespace klens

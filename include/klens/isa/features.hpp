@@ -49,6 +49,9 @@ constexpr Features needs(Level level) {
     case Level::avx_vnni: return with(v3, Feature::avx_vnni);
     case Level::avx512: return v4;
     case Level::avx512_vnni: return with(v4, Feature::avx512_vnni);
+    case Level::avx_vnni_int8: return {v3.bits | features(avx_vnni, avx_vnni_int8).bits};
+    case Level::avx512_bf16: return {v4.bits | features(avx512_vnni, avx512_bf16).bits};
+    case Level::amx_int8: return {v4.bits | features(avx512_vnni, avx512_bf16, amx_tile, amx_int8).bits};
   }
   return {~0u};
 }

@@ -1,4 +1,5 @@
-// The ISA levels klens is compiled for, weakest first. A level is a name, the CPU features it needs, and a set of compiler flags.
+// The ISA levels klens is compiled for, weakest first. A level is a name, the CPU features it needs, and a set of
+// compiler flags.
 #pragma once
 
 #include <klens/config.hpp>
@@ -8,13 +9,27 @@
 
 namespace klens {
 
-enum class Level : int { ref, avx2, avx_vnni, avx512, avx512_vnni };
+enum class Level : int { ref, avx2, avx_vnni, avx_vnni_int8, avx512, avx512_vnni, avx512_bf16, amx_int8 };
 
-inline constexpr int level_count = 5;
-inline constexpr Level all_levels[level_count] = {Level::ref, Level::avx2, Level::avx_vnni, Level::avx512, Level::avx512_vnni};
+inline constexpr int level_count = 8;
+inline constexpr Level all_levels[level_count] = {
+    Level::ref,    Level::avx2,        Level::avx_vnni,    Level::avx_vnni_int8,
+    Level::avx512, Level::avx512_vnni, Level::avx512_bf16, Level::amx_int8};
+
+/// Some levels compile only what they do better (their overrides) and take every other kernel from their base; the
+/// others are their own base. Two steps never: a base has no base.
+constexpr Level base_of(Level level) {
+  switch (level) {
+    case Level::avx_vnni_int8: return Level::avx_vnni;
+    case Level::avx512_bf16:
+    case Level::amx_int8: return Level::avx512_vnni;
+    default: return level;
+  }
+}
 
 constexpr std::string_view name_of(Level level) {
-  constexpr std::string_view names[level_count] = {"ref", "avx2", "avx_vnni", "avx512", "avx512_vnni"};
+  constexpr std::string_view names[level_count] = {"ref",    "avx2",        "avx_vnni",    "avx_vnni_int8",
+                                                   "avx512", "avx512_vnni", "avx512_bf16", "amx_int8"};
   return names[int(level)];
 }
 

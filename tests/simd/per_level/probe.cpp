@@ -1,6 +1,7 @@
 // One level's part of the v16f test; see probe.hpp.
 #include "probe.hpp"
 
+#include <klens/simd/dot_s8.hpp>
 #include <klens/simd/unpack.hpp>
 #include <klens/simd/v16f.hpp>
 
@@ -27,6 +28,17 @@ struct Out {
   }
 };
 
+/// What dot_s8 gives; on the level that has it, by its instruction.
+v16i signed_dots(v16i sums, v16i w, const std::int8_t* x) {
+#if defined(KLENS_HAS_VNNI_INT8)
+  dot_s8(sums, w, x);
+  return sums;
+#else
+  for (int j = 0; j < 4; ++j) sums = sums + sar(shl(w, 24 - 8 * j), 24) * splat_i(x[j]);
+  return sums;
+#endif
+}
+
 }  // namespace
 
 int probe_level(const probe::Inputs& in, std::uint32_t* words) {
@@ -41,7 +53,7 @@ int probe_level(const probe::Inputs& in, std::uint32_t* words) {
   out(to_int(x)), out(to_float(j));
   out(i + j), out(i - j), out(i * j), out(i & j), out(i | j), out(i ^ j), out(shl(i, 5)), out(shr(i, 7)),
       out(sar(i, 9));
-  out(min_i(i, j)), out(max_i(i, j));
+  out(min_i(i, j)), out(max_i(i, j)), out(signed_dots(i, j, reinterpret_cast<const std::int8_t*>(in.c)));
   out(load_half(reinterpret_cast<const half*>(in.a))), out(load_bf16(reinterpret_cast<const bf16*>(in.b)));
   out(load_i8(reinterpret_cast<const std::int8_t*>(in.a))), out(load_u8(reinterpret_cast<const std::uint8_t*>(in.b)));
   out(load_i16(reinterpret_cast<const std::int16_t*>(in.c))), out(lookup16(z, j));
