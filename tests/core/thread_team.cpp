@@ -42,6 +42,38 @@ TEST_CASE("many short calls, and calls after a sleep") {
   CHECK(total == 0);
 }
 
+TEST_CASE("workers fall asleep and wake, and so does the caller: no call is lost or left open") {
+  using std::chrono::microseconds;
+  for (const int threads : {2, 5}) {
+    CAPTURE(threads);
+    klens::ThreadTeam team(threads);
+    int wrong = 0;
+    std::atomic<int> alone{0}, slept{0};
+    for (int call = 0; call < 400; ++call) {
+      std::atomic<int> seen[12] = {};
+      std::atomic<int> begun{0};
+      const int count = 2 + call % 11;
+      klens::for_each(team.team(), count, [&](int i, int thread) {
+        seen[i].fetch_add(1);
+        begun.fetch_add(1);
+        if (call % 4 == 0 && i == 0) {   // whoever runs task 0 waits for another thread: none may sleep through
+          const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+          while (begun.load() < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+          if (begun.load() < 2) ++alone;
+        }
+        // Longer than the caller spins.
+        if (call % 8 == 0 && thread != 0) std::this_thread::sleep_for(microseconds(300)), ++slept;
+      });
+      for (int i = 0; i < 12; ++i) wrong += seen[i].load() != (i < count);
+      // Gaps around the time that workers spin, so that calls meet them at every point on their way to sleep.
+      if (call % 3 == 0) std::this_thread::sleep_for(microseconds(40 + call % 100));
+    }
+    CHECK(wrong == 0);
+    CHECK(alone == 0);
+    CHECK(slept > 0);
+  }
+}
+
 TEST_CASE("two threads of a team never share a thread index at a time") {
   klens::ThreadTeam team(4);
   std::atomic<int> busy[4] = {};

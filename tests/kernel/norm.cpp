@@ -114,6 +114,60 @@ TEST_CASE("rms_norm: a zero row stays zero, a huge one does not overflow the mea
   CHECK(c.y[2 * c.stride + 17] == doctest::Approx(1e-4 / std::sqrt(1e-8 + 1e-6)).epsilon(1e-6));
 }
 
+TEST_CASE("norm_quantize: the bits of rms_norm followed by quantize_row, for any split, in place, on ref") {
+  for (int width : widths)
+    for (const auto activation : {klens::Activation::a8, klens::Activation::a16}) {
+      CAPTURE(width);
+      NormCase c(width, 31u + unsigned(width));
+      for (int i = 0; i < width; ++i) c.x[c.stride + i] = 0.0f;
+      struct Integers {
+        klens::Buffer<std::int8_t> q8;
+        klens::Buffer<std::int16_t> q16;
+        klens::Buffer<std::int32_t> sums;
+        Guarded f32, scale, y;
+        explicit Integers(std::int64_t count)
+            : q8(std::size_t(count)), q16(std::size_t(count)), sums(std::size_t(count / 32)), f32(count), scale(tokens),
+              y(count) {}
+      };
+      const std::int64_t stride = c.stride - 32;   // of the integers: round_up(width, 32)
+      const auto run = [&](const klens::KernelTable& table, Integers& out, bool fused, bool with_y, int piece) {
+        klens::NormQuantizeArgs a{c.args(), {}};
+        a.norm.y = with_y ? out.y.data() : nullptr;
+        a.row.x = out.y.data(), a.row.x_stride = c.stride, a.row.cols = width, a.row.activation = activation;
+        if (activation == klens::Activation::a8) a.row.q8 = out.q8.data();
+        a.row.q16 = out.q16.data(), a.row.sums = out.sums.data(), a.row.f32 = out.f32.data();
+        a.row.scale = out.scale.data(), a.row.stride = stride;
+        for (int t = 0; t < tokens; t += piece) {
+          a.norm.begin = a.row.begin = t, a.norm.end = a.row.end = std::min(t + piece, tokens);
+          if (fused) table.norm_quantize(a);
+          else table.rms_norm(a.norm), table.quantize_row(a.row);
+        }
+      };
+      const auto same = [&](const Integers& a, const Integers& b) {
+        return std::memcmp(a.q8.data(), b.q8.data(), a.q8.size()) == 0 &&
+               std::memcmp(a.q16.data(), b.q16.data(), a.q16.size() * 2) == 0 &&
+               std::memcmp(a.sums.data(), b.sums.data(), a.sums.size() * 4) == 0 && fixture::same_bits(a.f32, b.f32) &&
+               fixture::same_bits(a.scale, b.scale);
+      };
+      const std::int64_t count = tokens * c.stride;
+      Integers apart(count), fused(count), alone(count), ref(count);
+      run(fixture::active(), apart, false, true, tokens);
+      run(fixture::active(), fused, true, true, tokens);
+      run(fixture::active(), alone, true, false, 2);
+      run(fixture::reference(), ref, true, true, tokens);
+      CHECK(same(apart, fused));
+      CHECK(fixture::same_bits(apart.y, fused.y));
+      CHECK(same(apart, alone));
+      CHECK(alone.y[0] == Guarded::canary);
+      CHECK(same(apart, ref));
+      CHECK(fixture::same_bits(apart.y, ref.y));
+      CHECK(fused.scale[1] == 0.0f);
+      c.x[width / 2] = c.x[width / 2] * 3 + 1;   // tripwire
+      run(fixture::active(), ref, true, true, tokens);
+      CHECK((width == 1 || !same(apart, ref)));
+    }
+}
+
 TEST_CASE("mean_norm: half the sum of two norms") {
   for (int width : widths) {
     CAPTURE(width);

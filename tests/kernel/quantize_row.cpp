@@ -2,6 +2,10 @@
 #include "fixture.hpp"
 #include "oracle/linear.hpp"
 
+#include <klens/core/denormals.hpp>
+
+#include <limits>
+
 namespace {
 
 struct Outputs {
@@ -82,4 +86,55 @@ TEST_CASE("quantize_row: tripwire, and equal bits on ref") {
   x[75] += 0.01f;
   const Outputs after(x, 70, 3, klens::Activation::a16, fixture::active());
   CHECK(std::memcmp(before.q16.data(), after.q16.data(), before.q16.size() * 2) != 0);
+}
+
+TEST_CASE("quantize_row: NaN is no maximum and becomes 0; rows too small for a scale, or with infinity, become 0") {
+  for (const auto activation : {klens::Activation::a8, klens::Activation::a16}) {
+    constexpr int cols = 70;
+    fixture::Random dice(8);
+    fixture::Guarded x(3 * cols);
+    dice.fill(x);
+    const int qmax = activation == klens::Activation::a16 ? 32767 : 127;
+    x[0] = x[18] = x[69] = std::numeric_limits<float>::quiet_NaN(), x[5] = -8;
+    for (int k = 0; k < cols; ++k) x[cols + k] *= 1e-44f;                       // 0 where denormals are flushed
+    x[2 * cols + 33] = std::numeric_limits<float>::infinity();
+    const klens::FlushDenormals flush;
+    const Outputs out(x, cols, 3, activation, fixture::active());
+    CHECK(out.scale[0] == 8 / float(qmax));
+    for (const int k : {0, 18, 69}) CHECK(out.f32[std::size_t(k)] == 0.0f);
+    CHECK(out.f32[5] == float(-qmax));
+    CHECK(out.scale[1] == 0.0f);
+    int wrong = 0;
+    for (std::int64_t k = 0; k < 2 * out.stride; ++k) wrong += out.f32[std::size_t(out.stride + k)] != 0.0f;
+    CHECK(wrong == 0);
+  }
+}
+
+TEST_CASE("quantize_row: given maxima replace the search") {
+  for (const int cols : {1, 16, 33, 528}) {
+    CAPTURE(cols);
+    constexpr int tokens = 3, columns = 40;
+    fixture::Random dice(9);
+    fixture::Guarded x(tokens * cols), most(tokens * columns);
+    dice.fill(x, 5);
+    for (int t = 0; t < tokens; ++t)
+      for (int k = 0; k < cols; ++k) {
+        float& m = most[t * columns + k / 16];
+        m = k % 16 == 0 ? std::abs(x[t * cols + k]) : std::max(m, std::abs(x[t * cols + k]));
+      }
+    const Outputs searched(x, cols, tokens, klens::Activation::a8, fixture::active());
+    Outputs given(x, cols, tokens, klens::Activation::a8, fixture::reference());
+    given.q8 = klens::Buffer<std::int8_t>(given.q8.size());
+    klens::QuantizeRowArgs a;
+    a.x = x.data(), a.x_stride = cols, a.cols = cols, a.stride = given.stride;
+    a.q8 = given.q8.data(), a.scale = given.scale.data();
+    a.absmax = most.data(), a.absmax_stride = columns, a.end = tokens;
+    fixture::active().quantize_row(a);
+    CHECK(std::memcmp(searched.q8.data(), given.q8.data(), searched.q8.size()) == 0);
+    CHECK(std::memcmp(searched.scale.data(), given.scale.data(), searched.scale.size() * sizeof(float)) == 0);
+    most[columns] *= 2;   // tripwire: they are what is used
+    fixture::active().quantize_row(a);
+    CHECK((given.scale[1] != searched.scale[1]) == (most[columns] > searched.scale[1] * 127.5f));
+    CHECK(given.scale[0] == searched.scale[0]);
+  }
 }

@@ -31,7 +31,7 @@ class Linear {
 
   /// Looks at `weights` (and at `bias`, of weights.rows() floats, which it copies); the owner must outlive it.
   explicit Linear(const Weights& weights, const float* bias = nullptr, Team team = {})
-      : matrix_(weights.matrix(P.activation)), team_(team), in_stride_(round_up(weights.cols(), row_unit)),
+      : matrix_(weights.matrix(P.activation)), team_(team), in_stride_(row_stride(weights.cols())),
         out_stride_(round_up(weights.rows(), lanes)) {
     if (bias != nullptr) {
       bias_ = Buffer<float>(std::size_t(out_stride_));
@@ -70,7 +70,7 @@ class Linear {
     if constexpr (P.activation != Activation::f32) {
       f32_ = Buffer<float>(dot_kind_of(P) == DotKind::f32 ? in : 0);
       q8_ = Buffer<std::int8_t>(in);
-      q16_ = Buffer<std::int16_t>(in);
+      q16_ = Buffer<std::int16_t>(P.activation == Activation::a8 && has_dot_u8 ? 0 : in);
       sums_ = Buffer<std::int32_t>(in / row_unit);
       scale_ = Buffer<float>(std::size_t(tokens));
     }
@@ -88,7 +88,7 @@ class Linear {
       constexpr bool as_float = dot_kind_of(P) == DotKind::f32, byte = P.activation == Activation::a8;
       QuantizeRowArgs a;
       a.x = x_.data(), a.x_stride = in_stride_, a.cols = cols(), a.activation = P.activation, a.stride = in_stride_;
-      a.q8 = as_float || !byte ? nullptr : q8_.data(), a.q16 = as_float ? nullptr : q16_.data();
+      a.q8 = as_float || !byte ? nullptr : q8_.data(), a.q16 = as_float || (byte && has_dot_u8) ? nullptr : q16_.data();
       a.sums = as_float ? nullptr : sums_.data(), a.f32 = as_float ? f32_.data() : nullptr, a.scale = scale_.data();
       a.begin = 0, a.end = tokens;
       quantize_row(a);
@@ -103,11 +103,13 @@ class Linear {
       std::memcpy(x_.data() + t * in_stride_, row(x, first + t), std::size_t(cols()) * sizeof(float));
     LinearArgs a;
     a.w = matrix_, a.x = rounded(tokens), a.tokens = tokens, a.bias = bias_.data(), a.y = y_.data(), a.y_stride = out_stride_;
-    const int panels = int(out_stride_ / lanes), threads = team_.threads < 1 ? 1 : team_.threads;
-    const int block = threads == 1 ? panels : int(round_up(div_up(panels, threads * 4), 2));
-    for_each(team_, int(div_up(panels, block)), [&](int i, int thread) {
+    const std::int64_t panels = out_stride_ / lanes, weights = std::int64_t(rows()) * cols();
+    const int tasks = linear_tasks(team_.threads, tokens, panels, weights * P.weight_bits / 8, weights * tokens);
+    for_each(team_, tasks, [&](int i, int thread) {
       LinearArgs part = a;
-      part.begin = i * block, part.end = part.begin + block < panels ? part.begin + block : panels;
+      const Share share = share_of(int(panels), i, tasks);
+      if (share.begin == share.end) return;
+      part.begin = share.begin, part.end = share.end;
       if (scratch_.size() != 0) part.scratch = scratch_.data() + thread * linear_scratch_bytes;
       linear<codec_of(P), P.scheme.scale == Granularity::group, dot_kind_of(P)>(part);
     });

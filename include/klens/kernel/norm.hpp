@@ -1,17 +1,23 @@
-// RMS norm, and the mean of two RMS norms that joins Hymba's attention and SSM paths.
+// RMS norm, RMS norm with the quantization of its result, and the mean of two RMS norms that joins Hymba's attention
+// and SSM paths.
 //
-//   rms_norm   y[i] = (x[i] * r) * w[i],              r = float(1 / sqrt(double(sum x^2) / width + eps))
-//   mean_norm  y[i] = 1/2 ((a[i] ra) wa[i] + (b[i] rb) wb[i])
+//   rms_norm       y[i] = (x[i] * r) * w[i],              r = float(1 / sqrt(double(sum x^2) / width + eps))
+//   norm_quantize  the same y, to integers, sums of 32 and a scale as kernel/quantize_row.hpp makes them
+//   mean_norm      y[i] = 1/2 ((a[i] ra) wa[i] + (b[i] rb) wb[i])
 //
 // Sum of squares: vector v of the row goes to accumulator v mod 4 of four 16-lane chains (fma), joined as
 // (s0 + s1) + (s2 + s3), then the fixed tree over lanes: the order depends on the width alone. Columns past `width` are
 // neither read nor counted; the outputs there are 0 up to round_up(width, 16). mean_norm may write onto a or b,
-// rms_norm onto x. Bytes: a row is read twice (the second time from L1) and written once.
+// rms_norm onto x. Bytes: a row is read twice (the second time from L1) and written once; norm_quantize reads it three
+// times (two products per value are cheaper than a row of floats stored and loaded) and writes the integers, y only
+// where asked.
 // Error: 3 roundings of the product + half the relative error of the sum, <= (width / 64 + 8) 2^-25; in practice 3 ulp.
-// Oracle: tests/oracle/sequence.hpp, rms_norm; test tests/kernel/norm.cpp.
+// Oracle: tests/oracle/sequence.hpp, rms_norm; norm_quantize equals rms_norm followed by quantize_row in every bit;
+// test tests/kernel/norm.cpp.
 #pragma once
 
 #include <klens/kernel/args.hpp>
+#include <klens/kernel/quantize_row.hpp>
 #include <klens/simd/v16f.hpp>
 
 namespace klens::inline KLENS_NS {
@@ -49,18 +55,42 @@ KLENS_INLINE float inverse_rms(const float* x, int width, float eps) {
   return float(1.0 / __builtin_sqrt(mean + double(eps)));
 }
 
+/// Columns i .. i + n of a normed row, n = 16 but for the last vector; weight nullptr means 1.
+struct Normed {
+  const float* x;
+  const float* weight;
+  v16f r;
+  KLENS_INLINE v16f operator()(int i, int n) const {
+    const v16f scaled = (n >= lanes ? load(x + i) : load_n(x + i, n)) * r;
+    return weight != nullptr ? scaled * load(weight + i) : scaled;
+  }
+};
+
+KLENS_INLINE Normed normed(const RmsNormArgs& a, int t) {
+  const float* x = a.x + t * a.x_stride;
+  return {x, a.weight, splat(inverse_rms(x, a.width, a.eps))};
+}
+
 }  // namespace norm_detail
 
 inline void rms_norm(const RmsNormArgs& a) {
   for (int t = a.begin; t < a.end; ++t) {
-    const float* x = a.x + t * a.x_stride;
+    const norm_detail::Normed values = norm_detail::normed(a, t);
     float* y = a.y + t * a.y_stride;
-    const v16f r = splat(norm_detail::inverse_rms(x, a.width, a.eps));
-    for (int i = 0; i < a.width; i += lanes) {
-      const int n = a.width - i;
-      const v16f scaled = (n >= lanes ? load(x + i) : load_n(x + i, n)) * r;
-      store(y + i, a.weight != nullptr ? scaled * load(a.weight + i) : scaled);
-    }
+    for (int i = 0; i < a.width; i += lanes) store(y + i, values(i, a.width - i));
+  }
+}
+
+inline void norm_quantize(const NormQuantizeArgs& a) {
+  KLENS_ASSERT(a.row.stride % row_unit == 0 && a.row.stride >= a.norm.width);
+  const int width = a.norm.width;
+  for (int t = a.norm.begin; t < a.norm.end; ++t) {
+    const norm_detail::Normed values = norm_detail::normed(a.norm, t);
+    const float largest = quantize_detail::largest_of(width, values);
+    quantize_detail::quantize(a.row, width, t, largest, values);
+    if (a.norm.y == nullptr) continue;
+    float* y = a.norm.y + t * a.norm.y_stride;   // last: it may be x
+    for (int i = 0; i < width; i += lanes) store(y + i, values(i, width - i));
   }
 }
 

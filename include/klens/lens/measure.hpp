@@ -91,7 +91,7 @@ inline std::uint64_t model_hash(const Model& model) {
       floats(model.view().layers[l].*t.member, round_up(t.shape[0], lanes) * columns);
     }
   floats(model.view().final_norm, s.hidden);
-  if (s.meta > 0) floats(model.view().meta, s.meta * round_up(s.hidden, row_unit));
+  if (s.meta > 0) floats(model.view().meta, s.meta * row_stride(s.hidden));
   return sum.value();
 }
 

@@ -77,7 +77,7 @@ class Probe {
   struct Worker {
     Worker(Session s, const Shape& shape, int window)
         : session(std::move(s)),
-          normed(std::size_t(window) * std::size_t(round_up(shape.hidden, row_unit))),
+          normed(std::size_t(window) * std::size_t(row_stride(shape.hidden))),
           tile_p(std::size_t(probe_tile) * std::size_t(logit_stride(shape))),
           tile_q(tile_p.size()),
           stats(probe_tile) {
@@ -94,7 +94,7 @@ class Probe {
   Probe(const Model& model, const Program& program, const Team& team, int window)
       : model_(&model), program_(program), team_(team), window_(window), head_(model.view().head) {
     const Shape& s = model.shape();
-    stride_ = round_up(s.hidden, row_unit);
+    stride_ = row_stride(s.hidden);
     const std::int64_t logits = window * logit_stride(s) * 4;
     keeps_logits_ = logits <= probe_logits_bytes;
     const std::int64_t bytes =
@@ -127,7 +127,8 @@ class Probe {
     Pass pass{&model_->view(), nullptr, &worker.work, program_.table, {}, nullptr, 0, tokens};
     decoder::Input in{normed, stride_, model_->shape().hidden};
     const TableOps ops{&model_->view(), program_.table};
-    decoder::project(ops, pass, model_->shape().layers, Role::lm_head, site, in, logits, logit_stride(model_->shape()));
+    const decoder::Target<Role::lm_head> to{&site, logits, logit_stride(model_->shape())};
+    decoder::project(ops, pass, model_->shape().layers, in, to);
   }
 
   Result<void> load_window(Ids ids, WindowCache& cache, Worker& worker) {

@@ -25,6 +25,7 @@
 #include <klens/model/specialised.hpp>
 #include <klens/plan/budget.hpp>
 #include <klens/plan/check.hpp>
+#include <klens/simd/dot.hpp>
 
 #include <utility>
 
@@ -118,6 +119,8 @@ struct FixedOps {
   template <bool OwnKv>
   KLENS_INLINE int kv_source(KvLayerOf<OwnKv> l) const { return OwnKv ? l.index : -1; }
 
+  KLENS_INLINE bool widens_a8() const { return !has_dot_u8; }
+
   template <int First>
   KLENS_INLINE Precision precision(LayerOf<First>, Role role, const SiteView&) const {
     return precision_of(Tag::plan.layers[First], role);
@@ -143,8 +146,8 @@ struct FixedOps {
 
   KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { klens::quantize_row(a); }
   KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { klens::rms_norm(a); }
+  KLENS_INLINE void norm_quantize(const NormQuantizeArgs& a) const { klens::norm_quantize(a); }
   KLENS_INLINE void mean_norm(const MeanNormArgs& a) const { klens::mean_norm(a); }
-  KLENS_INLINE void swiglu(const SwigluArgs& a) const { klens::swiglu(a); }
   KLENS_INLINE void rope(const RopeArgs& a) const { klens::rope(a); }
   KLENS_INLINE void kv_append(const KvAppendArgs& a) const { klens::kv_append(a); }
   KLENS_INLINE void attention(const AttentionArgs& a) const { klens::attention(a); }
@@ -194,9 +197,10 @@ struct FixedProgram {
       ((t.linear[int(codec_of(formats[S]))][formats[S].scheme.scale == Granularity::group][int(dot_kind_of(formats[S]))] =
             &linear<codec_of(formats[S]), formats[S].scheme.scale == Granularity::group, dot_kind_of(formats[S])>), ...);
     }(std::make_index_sequence<formats.size()>{});
-    t.quantize_row = &klens::quantize_row, t.rms_norm = &klens::rms_norm, t.mean_norm = &klens::mean_norm, t.swiglu = &klens::swiglu;
-    t.rope = &klens::rope, t.kv_append = &klens::kv_append, t.attention = &klens::attention, t.conv1d = &klens::conv1d;
-    t.scan = &klens::scan, t.embed = &FixedProgram::embed_rows, t.vocab_kl = &klens::vocab_kl;
+    t.quantize_row = &klens::quantize_row, t.rms_norm = &klens::rms_norm, t.norm_quantize = &klens::norm_quantize;
+    t.mean_norm = &klens::mean_norm, t.swiglu = &klens::swiglu, t.rope = &klens::rope, t.kv_append = &klens::kv_append;
+    t.attention = &klens::attention, t.conv1d = &klens::conv1d, t.scan = &klens::scan;
+    t.embed = &FixedProgram::embed_rows, t.vocab_kl = &klens::vocab_kl;
     return t;
   }
   static void embed_rows(const EmbedArgs& a) { FixedOps<Tag>{}.embed(a); }

@@ -62,7 +62,7 @@ inline Result<const float*> Model::load_vector(const std::string& name, std::spa
 inline Result<const float*> Model::load_meta() {
   const Shape& s = view_.shape;
   if (s.meta == 0) return nullptr;
-  const std::int64_t extent[] = {s.meta, s.hidden}, stride = round_up(s.hidden, row_unit);
+  const std::int64_t extent[] = {s.meta, s.hidden}, stride = row_stride(s.hidden);
   KLENS_TRY(const TensorView* const t, require(std::string(hymba::meta_name), extent));
   Buffer<float> values(std::size_t(t->count())), out(std::size_t(s.meta * stride));
   KLENS_OK(read_f32(*t, values.span()));

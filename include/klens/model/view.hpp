@@ -1,7 +1,7 @@
 // What the forward pass reads and writes, as plain structs: one set for every ISA level and for both ways (generic,
 // specialised). Nothing here owns memory; model/model.hpp and model/session.hpp do.
 //
-// Buffers of the pass are rows of `tokens` with a stride of round_up(width, 32) floats (row_unit). They start as zeros and
+// Buffers of the pass are rows of `tokens` with a stride of row_stride(width) floats. They start as zeros and
 // every kernel writes whole 16-lane vectors whose padding is zero, so padding stays zero for good.
 #pragma once
 
@@ -55,7 +55,7 @@ struct ModelView {
   PackedMatrix embedding;               // [vocab, hidden]
   SiteView head;                        // where tied: the embedding again
   const float* final_norm = nullptr;    // [hidden]
-  const float* meta = nullptr;          // [shape.meta][round_up(hidden, 32)]
+  const float* meta = nullptr;          // [shape.meta][row_stride(hidden)]
   float attention_scale = 0;            // 1 / sqrt(qk_dim)
 };
 
@@ -91,6 +91,7 @@ struct WorkspaceLayout {
   std::int64_t x = 0, normed = 0, in = 0, conv = 0, small = 0, rank = 0, b = 0, c = 0, dt = 0, attention = 0, scan = 0;
   std::int64_t gate = 0, up = 0;
   std::int64_t q8 = 0, q16 = 0, sums = 0, qf32 = 0, scale = 0;
+  std::int64_t absmax = 0, absmax_stride = 0;   // of the rows of down_proj, a maximum per 16 columns
   std::int64_t attention_scratch = 0, attention_scratch_stride = 0, linear_scratch = 0;
   std::int64_t floats = 0;              // of the arena
 };
@@ -109,14 +110,14 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, int toke
   using detail::take;
   WorkspaceLayout w;
   w.tokens = tokens, w.threads = threads, w.capacity = capacity;
-  w.hidden_stride = round_up(s.hidden, row_unit);
+  w.hidden_stride = row_stride(s.hidden);
   // 16 columns more than its rows: the gate is read in whole vectors from wherever it starts.
-  w.in_stride = round_up(extent_of(s, true, Role::in_proj).rows + lanes, row_unit);
-  w.inner_stride = round_up(s.inner, row_unit);
-  w.small_stride = round_up(extent_of(s, true, Role::x_proj).rows + lanes, row_unit);
-  w.rank_stride = round_up(s.dt_rank, row_unit);
-  w.state_stride = round_up(s.n_state, row_unit);
-  w.ffn_stride = round_up(s.ffn, row_unit);
+  w.in_stride = row_stride(extent_of(s, true, Role::in_proj).rows + lanes);
+  w.inner_stride = row_stride(s.inner);
+  w.small_stride = row_stride(extent_of(s, true, Role::x_proj).rows + lanes);
+  w.rank_stride = row_stride(s.dt_rank);
+  w.state_stride = row_stride(s.n_state);
+  w.ffn_stride = row_stride(s.ffn);
   w.act_stride = detail::widest(detail::widest(w.hidden_stride, w.inner_stride), detail::widest(w.ffn_stride, w.rank_stride));
   const std::int64_t t = tokens;
   std::int64_t used = 0;
@@ -138,6 +139,8 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, int toke
   w.sums = take(used, t * w.act_stride / row_unit);
   w.qf32 = take(used, t * w.act_stride);
   w.scale = take(used, t);
+  w.absmax_stride = div_up(s.ffn, lanes);
+  w.absmax = take(used, t * w.absmax_stride);
   w.attention_scratch_stride = round_up(attention_scratch(capacity), lanes);
   w.attention_scratch = take(used, threads * w.attention_scratch_stride);
   w.linear_scratch = take(used, threads * linear_scratch_bytes / 4);
