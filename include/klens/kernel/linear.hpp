@@ -10,12 +10,15 @@
 // everywhere.
 //
 // Up to gemv_tokens tokens the weights are unpacked in registers (gemv.hpp), above in scratch, once per 512 inputs
-// (gemm.hpp). Levels with VNNI read x.q8 for a8, the others x.q16; both give the same integers. Oracle:
-// tests/oracle/linear.hpp.
+// (gemm.hpp); a8 of 16 tokens and more goes to AMX tiles where there are some (gemm_amx.hpp). Levels with VNNI read
+// x.q8 for a8, the others x.q16, or x.q8 for codes of at most 4 bits: the integers are the same. Oracle: tests/oracle/linear.hpp.
 #pragma once
 
 #include <klens/kernel/gemm.hpp>
 #include <klens/kernel/gemv.hpp>
+#if defined(KLENS_HAS_AMX)
+#include <klens/kernel/gemm_amx.hpp>
+#endif
 
 namespace klens::inline KLENS_NS {
 
@@ -26,8 +29,13 @@ void linear(const LinearArgs& args) {
       "klens::linear: floats have no groups, nf4 has nothing else; integer dots need integer weights");
   KLENS_ASSERT(codec_of(args.w.precision) == C && (args.w.precision.scheme.scale == Granularity::group) == Grouped);
   const LinearShape shape = shape_of<C, D>(args, Grouped);
-  if (args.tokens <= gemv_tokens) gemv<C, D>(args, shape);
-  else gemm<C, D>(args, shape);
+#if defined(KLENS_HAS_AMX)
+  if constexpr (D == DotKind::a8)
+    if (args.tokens >= amx_tokens && tiles_allowed()) return gemm_amx<C>(args, shape);
+#endif
+  constexpr Fold fold = Grouped ? Fold::scale : D == DotKind::a16 ? Fold::add : Fold::carry;
+  if (args.tokens <= gemv_tokens) gemv<C, D, fold>(args, shape);
+  else gemm<C, D, fold>(args, shape);
 }
 
 }  // namespace klens::inline KLENS_NS

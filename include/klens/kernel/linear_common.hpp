@@ -1,24 +1,13 @@
-// What gemv and gemm share: the geometry of one call, how segments of K are folded, and the epilogue.
+// What gemv and gemm share: the geometry of one call and how segments of K are folded; epilogue.hpp ends both.
 #pragma once
 
 #include <klens/isa/native.hpp>
 #include <klens/kernel/args.hpp>
+#include <klens/kernel/epilogue.hpp>
 #include <klens/kernel/weights.hpp>
 #include <klens/simd/dot.hpp>
 
 namespace klens::inline KLENS_NS {
-
-/// What happens to the accumulator of a segment of K.
-///   carry   there is one segment: it is the result (row scales with f32 or a8, float grids)
-///   add     acc = acc + float(segment)                     (a16 with row scales: 512 inputs keep int32 exact)
-///   scale   acc = fma(group scale, float(segment), acc)    (groups)
-enum class Fold { carry, add, scale };
-
-struct LinearShape {
-  std::int64_t panel_bytes, panels, groups;
-  int cols_padded, segment;   // segment: inputs per fold
-  Fold fold;
-};
 
 template <Codec C, DotKind D>
 KLENS_INLINE LinearShape shape_of(const LinearArgs& a, bool grouped) {
@@ -33,23 +22,32 @@ KLENS_INLINE LinearShape shape_of(const LinearArgs& a, bool grouped) {
   return s;
 }
 
-/// Activation rows in the type that this level multiplies.
-template <DotKind D>
-struct RowType { using type = std::int16_t; };
-template <>
-struct RowType<DotKind::f32> { using type = float; };
-#if defined(KLENS_HAS_VNNI)
-template <>
-struct RowType<DotKind::a8> { using type = std::int8_t; };
-#endif
-template <DotKind D>
-using Row = typename RowType<D>::type;
+/// What a linear multiplies here. Levels with VNNI take bytes; the others widen weights and rows to int16, except that codes
+/// of at most 4 bits have sums that fit int16 for a while.
+enum class Dot { f32, s16, u8, u4 };
 
-template <DotKind D>
-KLENS_INLINE const Row<D>* first_row(const ActRows& x) {
-  if constexpr (D == DotKind::f32) return x.f32;
-  else if constexpr (D == DotKind::a8 && has_dot_u8) return x.q8;
-  else return x.q16;
+template <Codec C, DotKind D>
+inline constexpr Dot dot_of = D == DotKind::f32   ? Dot::f32
+    : D == DotKind::a16                           ? Dot::s16
+    : has_dot_u8                                  ? Dot::u8
+    : has_dot_u4 && is_integer(C) && bits_of(C) <= 4 ? Dot::u4
+                                                  : Dot::s16;
+
+/// Activation rows in the type that it reads.
+template <Dot>
+struct RowType { using type = std::int8_t; };
+template <>
+struct RowType<Dot::f32> { using type = float; };
+template <>
+struct RowType<Dot::s16> { using type = std::int16_t; };
+template <Dot K>
+using Row = typename RowType<K>::type;
+
+template <Dot K>
+KLENS_INLINE const Row<K>* first_row(const ActRows& x) {
+  if constexpr (K == Dot::f32) return x.f32;
+  else if constexpr (K == Dot::s16) return x.q16;
+  else return x.q8;
 }
 
 /// Sum of the quantized inputs [begin, end) of a token; both multiples of 32, or end is the padded end of the row.
@@ -68,17 +66,6 @@ KLENS_INLINE std::int32_t correction(const ActRows& x, std::int64_t token, int b
 
 KLENS_INLINE v16f group_scales(const LinearArgs& a, const LinearShape& s, std::int64_t panel, std::int64_t group) {
   return load_half(static_cast<const half*>(a.w.scales) + (panel * s.groups + group) * lanes);
-}
-
-/// Row scale, the token's scale, bias, residual, store: in this order, each rounded once.
-template <Codec C>
-KLENS_INLINE void finish(const LinearArgs& a, const LinearShape& s, v16f v, std::int64_t token, std::int64_t panel) {
-  if (!is_float(C) && s.fold != Fold::scale) v = v * load(static_cast<const float*>(a.w.scales) + panel * lanes);
-  if (a.x.scale) v = v * splat(a.x.scale[token]);
-  if (a.bias) v = v + load(a.bias + panel * lanes);
-  const std::int64_t at = token * a.y_stride + panel * lanes;
-  if (a.residual) v = v + load(a.residual + at);
-  store(a.y + at, v);
 }
 
 }  // namespace klens::inline KLENS_NS

@@ -64,7 +64,7 @@ KLENS_INLINE __m256i dword_of(const void* p) {
   return _mm256_set1_epi32(value);
 }
 }  // namespace simd
-#if defined(KLENS_HAS_VNNI)
+#if defined(KLENS_HAS_VNNI) && !defined(KLENS_EMULATE_VNNI_INT8)
 KLENS_INLINE void dot_u8(v16i& acc, v16i w, const std::int8_t* x) {
   const __m256i b = simd::dword_of(x);
   __m256i low = acc.a.data, high = acc.b.data;
@@ -92,6 +92,12 @@ KLENS_INLINE v16i even16(v16i line) { return line & splat_i(0x00ff00ff); }
 KLENS_INLINE v16i odd16(v16i line) {
   return simd::lanes_i(_mm256_srli_epi16(simd::reg(line.a), 8), _mm256_srli_epi16(simd::reg(line.b), 8));
 }
+#if defined(KLENS_EMULATE_VNNI_INT8)
+KLENS_NOINLINE inline void dot_u8(v16i& acc, v16i w, const std::int8_t* x) {
+  const std::int16_t wide[4] = {x[0], x[2], x[1], x[3]};
+  dot_s16(acc, even16(w), wide), dot_s16(acc, odd16(w), wide + 2);
+}
+#endif
 
 #else
 
@@ -111,7 +117,46 @@ KLENS_INLINE v16i odd16(v16i line) { return shr(line, 8) & splat_i(0x00ff00ff); 
 
 #endif
 
-/// Whether a8 multiplies u8 lines by q8 rows here; other levels widen both to int16 and read q16 rows. Equal integers.
+/// Codes of at most 4 bits on levels without VNNI: int16 sums of products of bytes, twice as fast as dot_s16.
+///   dot_u4(acc, w, x)   acc[r][h] += w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw and an add
+///   add_pairs(acc, n)   acc[r] += n[r][0] + n[r][1]
+/// 8 steps of |sum| <= 2 * 15 * 127 stay below 32768: nothing saturates, nothing wraps.
+#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_VNNI)
+inline constexpr bool has_dot_u4 = true;
+inline constexpr int dot_u4_steps = 8;
+#if defined(KLENS_HAS_AVX512)
+KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
+  int four;
+  std::memcpy(&four, x, 4);
+  __m512i a = acc.v.data, product = _mm512_maddubs_epi16(w.v.data, _mm512_set1_epi32(four));
+  asm("vpaddw %1, %0, %0" : "+v"(a) : "v"(product));
+  acc.v.data = a;
+}
+KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
+  acc.v.data = _mm512_add_epi32(acc.v.data, _mm512_madd_epi16(n.v.data, _mm512_set1_epi16(1)));
+}
+#else
+KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
+  const __m256i b = simd::dword_of(x);
+  __m256i low = acc.a.data, high = acc.b.data;
+  asm("vpaddw %1, %0, %0" : "+x"(low) : "x"(_mm256_maddubs_epi16(w.a.data, b)));
+  asm("vpaddw %1, %0, %0" : "+x"(high) : "x"(_mm256_maddubs_epi16(w.b.data, b)));
+  acc.a.data = low, acc.b.data = high;
+}
+KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
+  const __m256i one = _mm256_set1_epi16(1);
+  acc.a.data = _mm256_add_epi32(acc.a.data, _mm256_madd_epi16(n.a.data, one));
+  acc.b.data = _mm256_add_epi32(acc.b.data, _mm256_madd_epi16(n.b.data, one));
+}
+#endif
+#else
+inline constexpr bool has_dot_u4 = false;
+inline constexpr int dot_u4_steps = 8;
+KLENS_INLINE void dot_u4(v16i&, v16i, const std::int8_t*) { __builtin_trap(); }
+KLENS_INLINE void add_pairs(v16i&, v16i) { __builtin_trap(); }
+#endif
+
+/// Whether a8 multiplies u8 lines by q8 rows here; other levels widen both to int16 and read q16 rows (or dot_u4's bytes).
 #if defined(KLENS_HAS_VNNI)
 inline constexpr bool has_dot_u8 = true;
 #else

@@ -10,22 +10,32 @@ KLENS_INLINE v16i load_line(const unsigned char* p) {
   return load_i(reinterpret_cast<const std::int32_t*>(p));
 }
 
+/// The same value, of which the compiler keeps nothing for later use: with 16 registers it would hold shifted lines of one
+/// quarter for the next and spill accumulators (gcc 12, avx2).
+KLENS_INLINE v16i not_kept(v16i a) {
+#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
+  asm volatile("" : "+x"(a.a.data), "+x"(a.b.data));
+#endif
+  return a;
+}
+
 /// Bits moved from position `from` to position `to`.
 KLENS_INLINE v16i move_bits(v16i a, int from, int to) {
   return from > to ? shr(a, from - to) : from < to ? shl(a, to - from) : a;
 }
 
-/// Inputs 4i..4i+3 of a nibble (crumb, bit) line, one per byte, the value at bit `to` of it. Pass literals.
-KLENS_INLINE v16i nibbles(v16i line, int i) { return move_bits(line, 4 * i, 0) & splat_i(0x0f0f0f0f); }
-KLENS_INLINE v16i crumbs(v16i line, int i, int to = 0) {
-  return move_bits(line, 2 * i, to) & splat_i(0x03030303 << to);
+/// (a & mask) | b, and the bits of a where mask is set, of b elsewhere: one instruction each on AVX-512. Pass literals.
+#if defined(KLENS_HAS_AVX512)
+KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) {
+  return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(a), simd::reg(splat_i(mask)), simd::reg(splat_i(b)), 0xea));
 }
-KLENS_INLINE v16i one_bits(v16i line, int i, int to) { return move_bits(line, i, to) & splat_i(0x01010101 << to); }
-
-/// Byte j of every dword, as an unsigned integer.
-KLENS_INLINE v16i byte_of(v16i line, int j) {
-  return j == 3 ? shr(line, 24) : move_bits(line, 8 * j, 0) & splat_i(255);
+KLENS_INLINE v16i merge_bits(std::int32_t mask, v16i a, v16i b) {
+  return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(splat_i(mask)), simd::reg(a), simd::reg(b), 0xca));
 }
+#else
+KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) { return (a & splat_i(mask)) | splat_i(b); }
+KLENS_INLINE v16i merge_bits(std::int32_t mask, v16i a, v16i b) { return ((a ^ b) & splat_i(mask)) ^ b; }
+#endif
 
 /// table[index & 15], lane by lane.
 #if defined(KLENS_HAS_AVX512)
