@@ -6,18 +6,9 @@
 
 namespace {
 
+using fixture::formats;
 using fixture::Guarded;
 using fixture::LinearCase;
-
-std::vector<std::string> formats() {
-  std::vector<std::string> all;
-  std::vector<std::string> weights = {"f32", "f16", "bf16", "nf4g32", "nf4g64", "nf4g128"};
-  for (const char* bits : {"2", "3", "4", "5", "6", "8"})
-    for (const char* group : {"", "g32", "g64", "g128"}) weights.push_back(std::string("w") + bits + group);
-  for (const std::string& w : weights)
-    for (const char* activation : {"", "a16", "a8"}) all.push_back(w + activation);
-  return all;
-}
 
 struct Size { int rows, cols, tokens; };
 
@@ -82,19 +73,12 @@ TEST_CASE("linear: all levels give the bits of ref; GEMM rows are GEMV rows; any
     const Guarded whole = fixture::run(c, fixture::active());
     INFO(format);
     CHECK(fixture::same_bits(whole, fixture::run(c, fixture::reference())));
-    const klens::FlushDenormals flush;
-    Guarded by_token(c.tokens * c.y_stride);
     for (int t = 0; t < c.tokens;) {
-      const int n = 1 + t % 5;
-      klens::LinearArgs a = c.args(by_token.data() + t * c.y_stride, nullptr);
-      a.tokens = n < c.tokens - t ? n : c.tokens - t;
-      a.x.f32 += t * c.stride;
-      if (a.x.scale) a.x.q8 += t * c.stride, a.x.q16 += t * c.stride, a.x.sums += t * c.stride / 32, a.x.scale += t;
-      if (a.residual) a.residual += t * c.y_stride;
-      klens::linear_of(fixture::active(), c.precision)(a);
+      const int n = std::min(1 + t % 5, c.tokens - t);
+      CHECK(fixture::part_is_equal(c, fixture::active(), whole, t, n));
       t += n;
     }
-    CHECK(fixture::same_bits(whole, by_token));
+    const klens::FlushDenormals flush;
     Guarded by_panel(c.tokens * c.y_stride);
     for (const auto& [begin, end] : {std::pair{5, 6}, std::pair{0, 3}, std::pair{3, 5}}) {
       klens::LinearArgs a = c.args(by_panel.data(), fixture::scratch());
@@ -132,8 +116,10 @@ TEST_CASE("linear: tripwires") {
     for (const int tokens : {2, 14}) {
       INFO(format);
       LinearCase weight(format, 33, 100, tokens, 9);
-      weight.lines[64 * 3 + 5] ^= 0x10;
-      CHECK(fixture::judge(weight, fixture::run(weight, fixture::active())).wrong > 0);
+      weight.lines[64 * 3 + 6] ^= 0x40;  // a high bit of row 1 or 3: beyond the bound as well
+      const auto j = fixture::judge(weight, fixture::run(weight, fixture::active()));
+      CHECK(j.wrong > 0);
+      CHECK(j.outside > 0);
       LinearCase input(format, 33, 100, tokens, 9);
       const std::size_t at = std::size_t(input.stride + 6);  // token 1, input 6: place 5 of the 16-bit order
       input.f32[at] += 1, input.q8[at] = std::int8_t(input.q8[at] ^ 1),

@@ -1,5 +1,6 @@
-// A linear to test: random codes (extremes among them) packed through format/codec.hpp, rows in every form, and the
-// oracle's view of the same numbers.
+// A linear to test: random or extreme codes packed through format/codec.hpp (which tests/format holds against bytes of
+// an oracle of its own), rows in every form, and the oracle's view of the same numbers. Weights end at a page that
+// cannot be read: they may be the end of a mapped file.
 #pragma once
 
 #include "fixture.hpp"
@@ -9,12 +10,63 @@
 #include <klens/format/codec.hpp>
 #include <klens/format/name.hpp>
 
+#include <memory>
 #include <string>
+#include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 namespace fixture {
 
-/// Bytes at a 64-byte boundary.
-using Bytes = klens::Buffer<unsigned char>;
+/// Zeroed elements at a 64-byte boundary, the last of them before a page that cannot be read. What alignment leaves
+/// between is all ones: NaN, or -1.
+template <class T>
+class Fenced {
+ public:
+  Fenced() = default;
+  explicit Fenced(std::size_t count) : size_(count) {
+    const std::size_t page = std::size_t(sysconf(_SC_PAGESIZE)), bytes = count * sizeof(T);
+    const std::size_t kept = (bytes + 63) / 64 * 64, pages = (kept + page - 1) / page * page;
+    const auto flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    void* p = mmap(nullptr, pages + page, PROT_READ | PROT_WRITE, flags, -1, 0);
+    REQUIRE(p != MAP_FAILED);
+    unsigned char* first = static_cast<unsigned char*>(p);
+    REQUIRE(mprotect(first + pages, page, PROT_NONE) == 0);
+    std::memset(first + pages - kept + bytes, 0xff, kept - bytes);
+    mapping_ = {first, Unmap{pages + page}};
+    data_ = reinterpret_cast<T*>(first + pages - kept);
+  }
+  T* data() { return data_; }
+  const T* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  T& operator[](std::size_t i) { return data_[i]; }
+  const T& operator[](std::size_t i) const { return data_[i]; }
+
+ private:
+  struct Unmap {
+    std::size_t bytes = 0;
+    void operator()(unsigned char* p) const { munmap(p, bytes); }
+  };
+  std::unique_ptr<unsigned char, Unmap> mapping_;
+  T* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+using Bytes = Fenced<unsigned char>;
+
+/// Every combination of codec, granularity and kind of row that exists, by name.
+inline std::vector<std::string> formats() {
+  std::vector<std::string> all;
+  for (const char* grid : {"f32", "f16", "bf16", "nf4", "w2", "w3", "w4", "w5", "w6", "w8"})
+    for (const char* group : {"", "g32", "g64", "g128"})
+      for (const char* activation : {"", "a16", "a8"}) {
+        const std::string name = std::string(grid) + group + activation;
+        const auto p = klens::parse_format(name);
+        if (p && klens::linear_exists(klens::codec_of(*p), *group != 0, klens::dot_kind_of(*p))) all.push_back(name);
+      }
+  return all;
+}
 
 struct LinearCase {
   klens::Precision precision;
@@ -23,21 +75,26 @@ struct LinearCase {
   oracle::Linear truth;
   std::vector<oracle::Row> x;
   Bytes lines, scales;
-  klens::Buffer<float> f32, scale, bias, residual;
+  klens::Buffer<float> f32, scale, residual;
+  Fenced<float> bias;
   klens::Buffer<std::int8_t> q8;
   klens::Buffer<std::int16_t> q16;
   klens::Buffer<std::int32_t> sums;
   bool with_bias = false, with_residual = false;
 
-  enum Values { random, extreme };
+  /// random    every code; scales and rows as they come
+  /// extreme   row n holds pattern n % 6 (all lowest, all -qmax, all highest, alternating, random, halves of both
+  ///           signs), scales 0, denormal and largest halves among them; token t pattern t % 8: extreme_input()
+  /// one_hot   token t is 1 at input t % cols
+  enum Values { random, extreme, one_hot };
 
-  LinearCase(const std::string& format, int n, int k, int t, unsigned seed, Values values = random)
+  LinearCase(const std::string& format, int n, int k, int t, unsigned seed, Values values = random, int more_stride = 0)
       : precision(klens::parse_format(format).value()), rows(n), cols(k), tokens(t) {
     Random dice(seed);
-    stride = klens::round_up(cols, klens::row_unit), y_stride = klens::round_up(rows, klens::lanes) + 16;
+    stride = klens::round_up(cols, klens::row_unit) + more_stride, y_stride = klens::round_up(rows, klens::lanes) + 16;
     make_weights(dice, values);
     make_rows(dice, values);
-    bias = klens::Buffer<float>(std::size_t(klens::round_up(rows, 16)));
+    bias = Fenced<float>(std::size_t(klens::round_up(rows, 16)));
     residual = klens::Buffer<float>(std::size_t(tokens * y_stride));
     for (int i = 0; i < rows; ++i) bias[std::size_t(i)] = float(dice.normal());
     for (int i = 0; i < tokens; ++i)
@@ -57,24 +114,15 @@ struct LinearCase {
     const std::size_t count = std::size_t(rows) * std::size_t(cols);
     if (truth.integers) truth.q.resize(count);
     else truth.w.resize(count);
-    const int limit = truth.integers ? 1 << (bits - 1) : 0;   // of the codes of integer formats
-    const int low = -limit, high = limit - 1;
     for (std::int64_t r = 0; r < layout.panels * 16; ++r) {
       unsigned char* panel = lines.data() + r / 16 * layout.panel_bytes;
       for (std::int64_t k = 0; k < layout.cols_padded; ++k) {
         std::uint32_t code = klens::zero_code(bits, grid);
         if (r < rows && k < cols) {
           const std::size_t at = std::size_t(r * cols + k);
-          if (truth.integers) {
-            truth.q[at] = values == extreme ? (r % 3 == 0 ? low : high) : dice.integer(low, high);
-            code = std::uint32_t(truth.q[at] - low);
-          } else if (grid == klens::Grid::nf4) {
-            code = values == extreme ? (r % 2) * 15u : std::uint32_t(dice.integer(0, 15));
-            truth.w[at] = klens::nf4_levels[code];
-          } else {
-            code = klens::encode_float(grid, float(dice.normal()));
-            truth.w[at] = klens::code_value(bits, grid, code);
-          }
+          code = values == extreme ? extreme_code(dice, int(r), int(k)) : random_code(dice);
+          if (truth.integers) truth.q[at] = int(code) - (1 << (bits - 1));
+          else truth.w[at] = klens::code_value(bits, grid, code);
         }
         klens::store_code(panel, bits, grid, int(r % 16), k, code);
       }
@@ -83,7 +131,9 @@ struct LinearCase {
     truth.scale.resize(std::size_t(rows * layout.groups));
     for (int r = 0; r < rows; ++r) {
       for (int g = 0; g < layout.groups; ++g) {
-        const float s = float(0.01 * (1 + dice.uniform(0, 1)));
+        constexpr float edges[4] = {0.0f, 0x1p-24f, 0x1p-14f, 65504.0f};
+        const bool edge = values == extreme && (r / 6 + g) % 2 == 1;
+        const float s = edge ? edges[dice.integer(0, 3)] : float(0.01 * (1 + dice.uniform(0, 1)));
         float& kept = truth.scale[std::size_t(r * layout.groups + g)];
         const std::size_t at = std::size_t((r / 16 * layout.groups + g) * 16 + r % 16);
         if (truth.group) {
@@ -91,6 +141,40 @@ struct LinearCase {
           kept = klens::to_float(klens::to_half(s));
         } else kept = reinterpret_cast<float*>(scales.data())[at] = s;
       }
+    }
+  }
+
+  std::uint32_t random_code(Random& dice) const {
+    const auto grid = precision.scheme.grid;
+    if (klens::is_float_grid(grid)) return klens::encode_float(grid, float(dice.normal()));
+    return std::uint32_t(dice.integer(0, (1 << precision.weight_bits) - 1));
+  }
+
+  /// Integers and nf4: code 0, 1 or the highest; floats: -big, -1, big.
+  std::uint32_t extreme_code(Random& dice, int r, int k) const {
+    const auto grid = precision.scheme.grid;
+    const int pattern = r % 6;
+    const bool high = pattern == 2 || (pattern == 3 && k % 2) || (pattern == 5 && k < cols / 2);
+    const bool middle = pattern == 1;
+    if (pattern == 4) return random_code(dice);
+    if (!klens::is_float_grid(grid)) return high ? (1u << precision.weight_bits) - 1u : middle;
+    const float big = grid == klens::Grid::f16 ? 65504.0f : 0x1p100f;  // times 30 000 x 2049 stays below 2^127
+    return klens::encode_float(grid, high ? big : middle ? -1.0f : -big);
+  }
+
+  /// All highest, all lowest, alternating, zeros, one-hot, halves of both signs (their sum 0), random, and halves that
+  /// nearly cancel: the sum of large partial sums is small, so that every low bit shows in the float result.
+  int extreme_input(Random& dice, int t, int k, int top) const {
+    const int sign = k < cols / 2 ? 1 : -1;
+    switch (t % 8) {
+      case 0: return top;
+      case 1: return -top;
+      case 2: return k % 2 ? -top : top;
+      case 3: return 0;
+      case 4: return k == (t * 37 + cols / 2) % cols ? top : 0;
+      case 5: return sign * top;
+      case 6: return dice.integer(-top, top);
+      default: return sign * (top - dice.integer(0, 3));
     }
   }
 
@@ -102,10 +186,14 @@ struct LinearCase {
     const int qmax = precision.activation == klens::Activation::a16 ? 32767 : 127;
     for (int t = 0; t < tokens; ++t) {
       oracle::Row row{std::vector<float>(std::size_t(cols)), quantized, quantized ? float(0.001 * (t + 1)) : 0.0f};
+      if (quantized && values == extreme && t % 8 == 3) row.scale = 0;
+      if (quantized && values == one_hot) row.scale = 1;
       for (int k = 0; k < cols; ++k) {
-        const int q = values == extreme ? (t % 2 ? -qmax : qmax) : dice.integer(-qmax, qmax);
-        row.x[std::size_t(k)] = quantized ? float(q) : float(dice.normal());
-        put(t, k, row.x[std::size_t(k)], quantized, qmax);
+        float& x = row.x[std::size_t(k)];
+        if (values == one_hot) x = k == t % cols;
+        else if (values == extreme) x = float(extreme_input(dice, t, k, quantized ? qmax : 30000));
+        else x = quantized ? float(dice.integer(-qmax, qmax)) : float(dice.normal());
+        put(t, k, x, quantized, qmax);
       }
       scale[std::size_t(t)] = row.scale;
       x.push_back(row);
@@ -146,9 +234,21 @@ struct LinearCase {
   }
 };
 
+/// All ones: what a kernel has not written itself is NaN, or -1.
 inline void* scratch() {
   static Bytes bytes(static_cast<std::size_t>(klens::linear_scratch_bytes));
+  std::memset(bytes.data(), 0xff, bytes.size());
   return bytes.data();
+}
+
+/// The same call for tokens [first, first + count) alone, into rows of y of its own.
+inline klens::LinearArgs tokens_of(const LinearCase& c, klens::LinearArgs a, int first, int count) {
+  a.tokens = count;
+  a.x.f32 += first * c.stride;
+  if (a.x.scale) a.x.q8 += first * c.stride, a.x.q16 += first * c.stride, a.x.sums += first * c.stride / 32;
+  if (a.x.scale) a.x.scale += first;
+  if (a.residual) a.residual += first * c.y_stride;
+  return a;
 }
 
 /// The whole product by one call of a table's kernel.
@@ -159,12 +259,23 @@ inline Guarded run(const LinearCase& c, const klens::KernelTable& table) {
   return y;
 }
 
+/// Whether tokens [first, first + count) in one call give the bits they have in `whole`, and nothing beside.
+inline bool part_is_equal(const LinearCase& c, const klens::KernelTable& table, const Guarded& whole, int first,
+                          int count) {
+  Guarded y(count * c.y_stride);
+  const klens::FlushDenormals flush;
+  void* room = count > klens::gemv_tokens ? scratch() : nullptr;
+  klens::linear_of(table, c.precision)(tokens_of(c, c.args(y.data(), room), first, count));
+  return y.margins_intact() &&
+         std::memcmp(y.data(), whole.data() + first * c.y_stride, std::size_t(y.size()) * sizeof(float)) == 0;
+}
+
 /// Values that differ from the oracle's expectation, and values outside the float64 bound.
 struct LinearJudgement { int wrong = 0, outside = 0, dirty = 0; };
 
 inline LinearJudgement judge(const LinearCase& c, const Guarded& y) {
   LinearJudgement j;
-  const double steps = c.truth.integer_dot ? c.truth.groups() + c.cols / 512 + 6 : c.cols + c.truth.groups() + 6;
+  const double steps = c.truth.bound_in_eps();
   for (int t = 0; t < c.tokens; ++t) {
     for (int n = 0; n < c.y_stride; ++n) {
       const float got = y[t * c.y_stride + n];

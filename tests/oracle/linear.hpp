@@ -1,10 +1,15 @@
 // Oracle of linear and quantize_row: scalar loops over plain numbers, int64 and double, nothing shared with kernel/ or
 // simd/.
 //
-// `expected` follows the definition of the result term by term (std::fma, one chain, k ascending), so a correct kernel
-// equals it in every bit; `truth` is the same sum in double from the same stored numbers, and `mass` the sum of
-// |terms|, for the bound |expected - truth| <= (K + groups + 4) 2^-24 mass. The oracle is itself checked by
-// hand-computed cases.
+// `expected` follows the definition of the result term by term (std::fma, one chain, k ascending; integers in int64, to
+// float once per sum), so a correct kernel equals it in every bit; `truth` is the same sum in double from the same
+// stored numbers. For S sums per row (groups, or segments of 512 inputs), every step rounded once:
+//
+//   integers   |expected - truth| <= (S + 6) 2^-24 mass,       mass = sum over sums |scale dot| + |bias| + |residual|
+//   floats     |expected - truth| <= (K + S + 6) 2^-24 mass,   mass = sum over terms |scale w x| + |bias| + |residual|
+//
+// (6: conversion, row scale, token scale, bias, residual, and one for products of roundings.) The oracle is itself
+// checked by hand-computed cases.
 #pragma once
 
 #include <cmath>
@@ -23,10 +28,9 @@ struct Linear {
   std::vector<float> scale;              // [rows][groups]
 
   int groups() const { return group ? (cols + group - 1) / group : 1; }
-  double weight(int n, int k) const { return integers ? double(q[std::size_t(n) * cols + k])
-      : double(w[std::size_t(n) * cols + k]); }
-  double scale_of(int n, int k) const { return scale.empty() ? 1.0
-      : double(scale[std::size_t(n) * groups() + (group ? k / group : 0)]); }
+  int segment() const { return group ? group : integer_dot == 16 ? 512 : cols; }
+  int sums() const { return (cols + segment() - 1) / segment(); }
+  double bound_in_eps() const { return sums() + 6.0 + (integer_dot ? 0 : cols); }
 };
 
 struct Row {
@@ -38,27 +42,34 @@ struct Row {
 struct Answer { float expected; double truth, mass; };
 
 inline Answer linear(const Linear& m, const Row& row, int n, const float* bias, const float* residual) {
-  const int segment = m.group ? m.group : m.integer_dot == 16 ? 512 : m.cols;
+  const std::size_t first = std::size_t(n) * std::size_t(m.cols);
+  const int* q = m.integers ? m.q.data() + first : nullptr;
+  const float* w = m.integers ? nullptr : m.w.data() + first;
+  const float* x = row.x.data();
+  const int segment = m.segment(), groups = m.groups();
   float acc = 0;
   double truth = 0, mass = 0;
   for (int begin = 0; begin < m.cols; begin += segment) {
     const int end = begin + segment < m.cols ? begin + segment : m.cols;
+    const std::size_t at = std::size_t(n) * std::size_t(groups) + std::size_t(m.group ? begin / segment : 0);
+    const float scale = m.scale.empty() ? 1.0f : m.scale[at];
     float part = 0;
+    double exact = 0, terms = 0;
     if (m.integer_dot) {
       std::int64_t dot = 0;
-      const int* q = m.q.data() + std::size_t(n) * std::size_t(m.cols);
-      for (int k = begin; k < end; ++k) dot += std::int64_t(q[k]) * std::int64_t(row.x[std::size_t(k)]);
-      part = float(dot);
+      for (int k = begin; k < end; ++k) dot += std::int64_t(q[k]) * std::int64_t(x[k]);
+      part = float(dot), exact = double(dot), terms = std::abs(exact);
     } else {
-      for (int k = begin; k < end; ++k) part = std::fma(float(m.weight(n, k)), row.x[std::size_t(k)], part);
+      for (int k = begin; k < end; ++k) {
+        const float value = q ? float(q[k]) : w[k];
+        part = std::fma(value, x[k], part);
+        exact += double(value) * double(x[k]), terms += std::abs(double(value) * double(x[k]));
+      }
     }
-    if (m.group) acc = std::fma(m.scale[std::size_t(n) * m.groups() + begin / segment], part, acc);
+    if (m.group) acc = std::fma(scale, part, acc);
     else if (m.integer_dot == 16) acc = acc + part;
     else acc = part;
-    for (int k = begin; k < end; ++k) {
-      const double term = m.weight(n, k) * double(row.x[std::size_t(k)]) * m.scale_of(n, k);
-      truth += term, mass += std::abs(term);
-    }
+    truth += double(scale) * exact, mass += std::abs(double(scale)) * terms;
   }
   if (!m.group && !m.scale.empty()) acc = acc * m.scale[std::size_t(n)];
   if (row.scaled) acc = acc * row.scale, truth *= row.scale, mass *= std::abs(double(row.scale));

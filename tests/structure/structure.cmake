@@ -35,6 +35,19 @@ foreach(level IN LISTS KLENS_COMPILED_LEVELS)
                              "$<TARGET_OBJECTS:klens_test_mixed_${level}>")
   endif()
 endforeach()
+# What the compiler made of the linears' inner loops; ref has no vector registers to spill.
+foreach(level IN LISTS KLENS_COMPILED_LEVELS)
+  klens_level_base(${level} base)
+  set(klens_judged "")
+  if(NOT base STREQUAL level)  # overrides only: its linears may stand in its table's object
+    set(klens_judged --all)
+  endif()
+  if(NOT level STREQUAL "ref")
+    klens_add_structure_test(spills.${level} "${klens_structure}/spills.sh" ${level} ${klens_judged}
+                             "$<TARGET_OBJECTS:klens_levels_${level}>")
+  endif()
+endforeach()
+klens_add_structure_test(spills.tripwire "${klens_structure}/spills_tripwire.sh" "${CMAKE_CXX_COMPILER}")
 klens_add_structure_test(objects.tripwire "${klens_structure}/objects_tripwire.sh" "${CMAKE_CXX_COMPILER}")
 klens_add_structure_test(objects.baseline "${klens_structure}/objects.sh" baseline "$<TARGET_OBJECTS:klens_test_main>"
                          "$<TARGET_OBJECTS:klens_levels>")
