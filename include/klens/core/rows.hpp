@@ -30,8 +30,8 @@ inline constexpr int lanes = 16;
 inline constexpr int row_unit = 32;
 
 /// Stride of a buffer of activation rows of `cols` elements. Never a multiple of 256: rows 1 KB apart (256 floats, 1024
-/// bytes) share a few sets of L1, and the 12 rows of a GEMM tile would evict each other (Zen 4, K = 2048 in f32: 85 % of the FMA
-/// peak against 96).
+/// bytes) share a few sets of L1, and the 12 rows of a GEMM tile would evict each other (Zen 4, K = 2048 in f32: 85 %
+/// of the FMA peak against 96).
 KLENS_INLINE constexpr std::int64_t row_stride(std::int64_t cols) {
   const std::int64_t n = round_up(cols, row_unit);
   return n % 256 == 0 ? n + row_unit : n;

@@ -3,14 +3,15 @@
 //
 //   kind   expanded line                   inputs per line   rows of x
 //   f32    16 floats                       1                 f32
-//   u8     16 dwords of 4 biased bytes     4                 int8          (levels with VNNI; signed with AVX-VNNI-INT8)
+//   u8     16 dwords of 4 biased bytes     4                 int8          (VNNI; signed bytes with AVX-VNNI-INT8)
 //   u4     the same, codes of <= 4 bits    4                 int8          (other levels: int16 sums, dot.hpp)
 //   s16    16 dwords of 2 signed int16     2                 int16, each 4 inputs as 0 2 1 3
 //
-// f32 and w8 lines are stored as such panels already and are used in place. A tile is `tile_tokens` x `tile_panels`; between
-// blocks of K accumulators wait in scratch, so a chain crosses blocks unbroken. Groups: float sums stay in registers beside
-// the integers of the group (through memory, 24 stores per group of 32 cost 30 % of the time). Exactness and bit equality:
-// tests/kernel/linear*.cpp. Rows of x want row_stride(): rows 1 KB apart evict each other from L1.
+// f32 and w8 lines are stored as such panels already and are used in place. A tile is `tile_tokens` x `tile_panels`;
+// between blocks of K accumulators wait in scratch, so a chain crosses blocks unbroken. Groups: float sums stay in
+// registers beside the integers of the group (through memory, 24 stores per group of 32 cost 30 % of the time).
+// Exactness and bit equality: tests/kernel/linear*.cpp. Rows of x want row_stride(): rows 1 KB apart evict each other
+// from L1.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -116,7 +117,7 @@ struct Block {
   float* partial;                  // [tokens][2][16]; int32 where integers are carried
   const half* scales;              // of the first group of the block, first panel
   std::int64_t scale_stride;       // halves, to the second panel
-  const std::int32_t* starts;      // [tokens][starts_stride]: what accumulators begin with, per 32 inputs; per row for carry
+  const std::int32_t* starts;      // [tokens][starts_stride]: accumulators begin so, per 32 inputs; per row for carry
 };
 
 template <Dot K>
@@ -140,7 +141,8 @@ KLENS_INLINE void store_raw(float* p, v16i a) { store(p, from_bits(a)); }
 KLENS_INLINE void set_zero(v16f& a) { a = zero(); }
 KLENS_INLINE void set_zero(v16i& a) { a = splat_i(0); }
 
-/// Rows of x of a tile, three per pointer (base, + stride, + 2 stride): leaves gcc registers to keep every address in an operand.
+/// Rows of x of a tile, three per pointer (base, + stride, + 2 stride): leaves gcc registers to keep every address in
+/// an operand.
 template <class X, int R>
 struct RowPointers {
   static constexpr int bases = (R + 2) / 3;
@@ -157,8 +159,8 @@ struct RowPointers {
 
 /// acc += n inputs, one line of P panels at a time; n a multiple of a line's inputs.
 template <Dot K, int R, int P>
-KLENS_INLINE void lines_of(Sum<K> (&acc)[R][P], RowPointers<Row<K>, R>& x, const unsigned char*& w, std::int64_t panel_stride,
-                           int n) {
+KLENS_INLINE void lines_of(Sum<K> (&acc)[R][P], RowPointers<Row<K>, R>& x, const unsigned char*& w,
+                           std::int64_t panel_stride, int n) {
   constexpr int inputs = inputs_per_line<K>;
   for (int i = 0; i < n; i += inputs, w += line_bytes) {
     v16i line[P];
@@ -187,7 +189,8 @@ KLENS_NOINLINE void multiply(const Block& b) {
   for (int k = 0; k < b.depth; k += b.segment) {
     const int n = b.depth - k < b.segment ? b.depth - k : b.segment;
     Sum<K> acc[R][P];
-    if (F == Fold::carry && !b.first) all([&](int m, int p) KLENS_INLINE_LAMBDA { load_raw(acc[m][p], partial_of(m, p)); });
+    if (F == Fold::carry && !b.first)
+      all([&](int m, int p) KLENS_INLINE_LAMBDA { load_raw(acc[m][p], partial_of(m, p)); });
     else if constexpr (!needs_starts<K>) all([&](int m, int p) KLENS_INLINE_LAMBDA { set_zero(acc[m][p]); });
     else {
       const std::int32_t* starts = b.starts + (F == Fold::carry ? 0 : k / 32);
@@ -197,7 +200,7 @@ KLENS_NOINLINE void multiply(const Block& b) {
           all([&](int m, int p) KLENS_INLINE_LAMBDA { acc[m][p] = acc[m][p] + splat_i(starts[m * starts_stride + i]); });
     }
     if constexpr (K == Dot::u4) {
-      constexpr int inputs = 4 * dot_u4_steps;
+      constexpr int inputs = 4 * dot_u4_steps<4>;
       for (int i = 0; i < n; i += inputs) {
         v16i narrow[R][P];
         all([&](int m, int p) KLENS_INLINE_LAMBDA { narrow[m][p] = splat_i(0); });
@@ -218,8 +221,10 @@ KLENS_NOINLINE void multiply(const Block& b) {
         const v16f scale = load_half(b.scales + p * b.scale_stride + std::int64_t(k / b.segment) * lanes);
         unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
           if constexpr (two_sums<K, F>) sum[m][p] = fma(scale, as_float(acc[m][p]), sum[m][p]);
-          else
-            store(partial_of(m, p), fma(scale, as_float(acc[m][p]), b.first && k == 0 ? zero() : load(partial_of(m, p))));
+          else {
+            const v16f before = b.first && k == 0 ? zero() : load(partial_of(m, p));
+            store(partial_of(m, p), fma(scale, as_float(acc[m][p]), before));
+          }
         });
       });
     }
@@ -318,7 +323,7 @@ KLENS_INLINE void gemm(const LinearArgs& a, const LinearShape& s) {
   KLENS_ASSERT(a.scratch != nullptr);
   constexpr Dot kind = dot_of<C, D>;
   const int chunks = int(div_up(a.tokens, gemm_most_tokens));
-  const int chunk = int(round_up(div_up(a.tokens, chunks), tile_tokens<kind, F>));  // equal shares: no chunk of a few tokens
+  const int chunk = int(round_up(div_up(a.tokens, chunks), tile_tokens<kind, F>));  // equal: none of a few tokens
   for (int token = 0; token < a.tokens; token += chunk) {
     const int tokens = a.tokens - token < chunk ? a.tokens - token : chunk;
     if constexpr (needs_starts<kind> && F == Fold::carry) {

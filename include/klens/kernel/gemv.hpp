@@ -3,12 +3,13 @@
 //   y[t][n] = sum_k w[n][k] x[t][k],  one lane per n, one chain per (t, n), k ascending      (folds: linear_common.hpp)
 //
 // A tile is T tokens x P panels of 16 outputs. Integers add up exactly in any order, so integer dots take one panel, in
-// several accumulators: the weights are one stream from front to back. Float chains must not be split: P of them in T tokens
-// hide the latency of the FMA. Bytes read: the panels once, T rows of x from L1.
+// several accumulators: the weights are one stream from front to back. Float chains must not be split: P of them in T
+// tokens hide the latency of the FMA. Bytes read: the panels once, T rows of x from L1.
 //
-// What the hardware prefetches is chosen by measurement: one stream of single lines needs no help (w8a8, Zen 4: 99 % of a plain
-// read without fetches, 75 to 92 % with them). Units of several lines are read out of order, and two or four streams at a time
-// are more than one: those fetch a little ahead (fetch_of). Group scales are a thin second stream: fetched 16 groups ahead.
+// What the hardware prefetches is chosen by measurement: one stream of single lines needs no help (w8a8, Zen 4: 99 % of
+// a plain read without fetches, 75 to 92 % with them). Units of several lines are read out of order, and two or four
+// streams at a time are more than one: those fetch a little ahead (fetch_of). Group scales are a thin second stream:
+// fetched 4 groups ahead.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -17,6 +18,11 @@ namespace klens::inline KLENS_NS {
 
 namespace gemv_detail {
 
+/// Codes of 5 and 6 bits have int16 sums too, of 4 and 2 steps: worth it here, not in a GEMM, whose tiles want the
+/// registers.
+template <Codec C, DotKind D>
+inline constexpr Dot kind_of = D == DotKind::a8 && has_dot_u4 && is_integer(C) && bits_of(C) <= 6 ? Dot::u4 : dot_of<C, D>;
+
 /// How far ahead of its use a line is fetched, and into which cache (3: L1, 2: L2); 0: not at all.
 struct Fetch { int bytes, locality; };
 template <Codec C, Dot K>
@@ -24,12 +30,13 @@ inline constexpr Fetch fetch_of = K == Dot::f32 ? (C == Codec::f32 ? Fetch{0, 0}
     : codec_unit<C>.lines == 1                  ? Fetch{0, 0}
     : vector_registers == 32                    ? Fetch{768, 2}
                                                 : Fetch{512, 3};
-inline constexpr int scales_ahead = 16 * lanes;
+
+inline constexpr int scales_ahead = 4 * lanes;
 
 /// Tokens of the largest tile. Ref has no registers to fill; on 16 of half the width unpacking takes many of them.
 template <Codec C, Dot K>
 inline constexpr int most_tokens = vector_registers == 0                                      ? 1
-    : vector_registers == 32 || is_float(C) || (C == Codec::i8 && K != Dot::f32)              ? 4
+    : vector_registers == 32 || is_float(C)                                                   ? 4
     : K == Dot::u4 || C == Codec::i3 || (K == Dot::f32 && codec_unit<C>.lines > 1)            ? 1
                                                                                               : 2;
 
@@ -43,18 +50,18 @@ inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
     : codec_unit<C>.lines == 1                                       ? 2
                                                                      : 1;
 
-/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; without VNNI the
-/// chain is an addition.
+/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; without
+/// VNNI the chain is an addition.
 template <int T>
 inline constexpr int parts = !has_dot_u8 || T == 4 ? 1 : vector_registers / (8 * T);
 
-/// Fetches for the N lines that P streams will be at later; a stream is a panel, and the tile after it goes on P panels later.
+/// Fetches for the N lines that P streams will be at later; `left` bytes of each panel lie at and behind `at`, and the
+/// next tile goes on P panels later.
 template <Codec C, Dot K, int P, int N>
-KLENS_INLINE void fetch_ahead(const unsigned char* begin, const unsigned char* at, std::int64_t panel_bytes) {
+KLENS_INLINE void fetch_ahead(const unsigned char* at, std::int64_t panel_bytes, std::int64_t left) {
   constexpr Fetch f = fetch_of<C, K>;
   if constexpr (f.bytes > 0) {
-    const std::int64_t next = at - begin + f.bytes;
-    const unsigned char* const ahead = begin + (next < panel_bytes ? next : next + (P - 1) * panel_bytes);
+    const unsigned char* const ahead = at + f.bytes + (P == 1 || f.bytes < left ? 0 : (P - 1) * panel_bytes);
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       unroll<N>([&](int l) KLENS_INLINE_LAMBDA {
         __builtin_prefetch(ahead + p * panel_bytes + l * line_bytes, 0, f.locality);
@@ -63,92 +70,96 @@ KLENS_INLINE void fetch_ahead(const unsigned char* begin, const unsigned char* a
   }
 }
 
-/// acc[t][p] += inputs [begin, end) in f32.
+/// Where a tile reads next; all of it advances with the inputs.
+template <Dot K>
+struct Cursor {
+  const unsigned char* at;       // first panel
+  const Row<K>* x;               // first token
+  const std::int32_t* sums;      // first token, integers only
+  std::int64_t panel_bytes, stride;
+};
+
+/// acc[t][p] += `inputs` inputs in f32, whole units.
 template <Codec C, int T, int P>
-KLENS_INLINE void chain(v16f (&acc)[T][P], const unsigned char* lines, std::int64_t panel_bytes, const float* x,
-                        std::int64_t stride, int begin, int end) {
+KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned char* end, int inputs) {
   constexpr Unit unit = codec_unit<C>;
   [[maybe_unused]] const Levels<C> levels;
-  const unsigned char* at = lines + std::int64_t(begin / unit.inputs) * unit_bytes<C>;
-  for (int k = begin; k < end; k += unit.inputs, at += unit_bytes<C>) {
-    fetch_ahead<C, Dot::f32, P, unit.lines>(lines, at, panel_bytes);
+  for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs) {
+    fetch_ahead<C, Dot::f32, P, unit.lines>(c.at, c.panel_bytes, end - c.at);
     if constexpr (has_codes<C>)
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
         v16i packed[P];
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = not_kept(codes<C>(at + p * panel_bytes, i)); });
+        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = codes<C>(c.at + p * c.panel_bytes, i); });
         unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
           unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
             const v16f w = float_of_code<C>(packed[p], levels, i, j);
-            unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, x + t * stride + k + 4 * i + j); });
+            unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + 4 * i + j); });
           });
         });
       });
     else
       unroll<unit.inputs>([&](int i) KLENS_INLINE_LAMBDA {
         unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-          const v16f w = value<C>(at + p * panel_bytes, i);
-          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, x + t * stride + k + i); });
+          const v16f w = value<C>(c.at + p * c.panel_bytes, i);
+          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + i); });
         });
       });
   }
 }
 
-/// acc[t][.] += 4 N inputs, in exact integers: u8 lines x int8 rows, or both halves of a line x int16 rows (order 0 2 1 3).
+/// acc[t][.] += 4 N inputs in exact integers: u8 lines x int8 rows, or both halves of a line x int16 rows (order 0 2 1
+/// 3).
 template <Codec C, Dot K, int N, int T, int A>
-KLENS_INLINE void dots_of(v16i (&acc)[T][A], const unsigned char* at, const Row<K>* x, std::int64_t stride) {
+KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
   constexpr int per_unit = codec_unit<C>.inputs / 4;
-  v16i narrow[T];
+  [[maybe_unused]] constexpr int steps = dot_u4_steps<bits_of(C)>;
+  [[maybe_unused]] v16i narrow[T];
   unroll<N>([&](int i) KLENS_INLINE_LAMBDA {
-    const v16i line = not_kept(u8_line<C>(at + i / per_unit * unit_bytes<C>, i % per_unit));
+    const v16i line = u8_line<C>(c.at + i / per_unit * unit_bytes<C>, i % per_unit);
     if constexpr (K == Dot::u8) {
-      unroll<T>([&](int t) KLENS_INLINE_LAMBDA { dot_u8(acc[t][i % A], line, x + t * stride + 4 * i); });
+      unroll<T>([&](int t) KLENS_INLINE_LAMBDA { dot_u8(acc[t][i % A], line, c.x + t * c.stride + 4 * i); });
     } else if constexpr (K == Dot::u4) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
-        if (i == 0) narrow[t] = splat_i(0);
-        dot_u4(narrow[t], line, x + t * stride + 4 * i);
+        if (i % steps == 0) narrow[t] = splat_i(0);
+        dot_u4(narrow[t], line, c.x + t * c.stride + 4 * i);
+        if (i % steps == steps - 1 || i == N - 1) add_pairs(acc[t][0], narrow[t]);
       });
     } else {
       const v16i even = even16(line), odd = odd16(line);
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
-        dot_s16(acc[t][i % A], even, x + t * stride + 4 * i);
-        dot_s16(acc[t][(i + A / 2) % A], odd, x + t * stride + 4 * i + 2);
+        dot_s16(acc[t][i % A], even, c.x + t * c.stride + 4 * i);
+        dot_s16(acc[t][(i + A / 2) % A], odd, c.x + t * c.stride + 4 * i + 2);
       });
     }
   });
-  if constexpr (K == Dot::u4)
-    unroll<T>([&](int t) KLENS_INLINE_LAMBDA { add_pairs(acc[t][0], narrow[t]); });
 }
 
-/// 32 inputs at a time (8 lines of u8): a group, or part of one; the end of a row may have fewer.
-template <Codec C, Dot K, int T, int A>
-KLENS_INLINE void dots(v16i (&acc)[T][A], const unsigned char* lines, std::int64_t panel_bytes, const Row<K>* x,
-                       std::int64_t stride, int begin, int end) {
-  constexpr Unit unit = codec_unit<C>;
-  constexpr int block = 32, units = block / unit.inputs;
-  static_assert(block % unit.inputs == 0 && block <= 4 * dot_u4_steps);
-  const unsigned char* at = lines + std::int64_t(begin / unit.inputs) * unit_bytes<C>;
-  int k = begin;
-  for (; k + block <= end; k += block, at += units * unit_bytes<C>) {
-    fetch_ahead<C, K, 1, units * unit.lines>(lines, at, panel_bytes);
-    dots_of<C, K, block / 4>(acc, at, x + k, stride);
-  }
-  for (; k < end; k += unit.inputs, at += unit_bytes<C>) dots_of<C, K, unit.inputs / 4>(acc, at, x + k, stride);
-}
-
-/// Inputs [begin, end) of T tokens and one panel, with the zero point's correction: -zero point * sum of the inputs.
+/// The sum of `inputs` inputs, whole units and less than 32 only at the end of a row, with the zero point's correction:
+/// -zero point * sum of the inputs, 32 at a time.
 template <Codec C, Dot K, int T>
-KLENS_INLINE void integer_part(v16f (&part)[T][1], const LinearArgs& a, std::int64_t panel_bytes,
-                               const unsigned char* lines, const Row<K>* x, int token, int begin, int end) {
-  constexpr int A = parts<T>;
+KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs) {
+  constexpr Unit unit = codec_unit<C>;
+  constexpr int A = parts<T>, block = 32, units = block / unit.inputs;
+  static_assert(block % unit.inputs == 0);
   v16i acc[T][A];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
-    const std::int32_t* sums = a.x.sums + (token + t) * (a.x.stride / 32);
-    v16i total = splat_i(sums[begin / 32]);
-    for (int i = begin / 32 + 1; i < (end + 31) / 32; ++i) total = total + splat_i(sums[i]);
-    acc[t][0] = splat_i(0) - shl(total, zero_shift<C>);
-    unroll<A - 1>([&](int i) KLENS_INLINE_LAMBDA { acc[t][i + 1] = splat_i(0); });
+    unroll<A>([&](int i) KLENS_INLINE_LAMBDA { acc[t][i] = splat_i(0); });
   });
-  dots<C, K, T, A>(acc, lines, panel_bytes, x, a.x.stride, begin, end);
+  const auto correct = [&]() KLENS_INLINE_LAMBDA {
+    unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
+      acc[t][A - 1] = acc[t][A - 1] - shl(splat_i(c.sums[t * sums_stride]), zero_shift<C>);
+    });
+    ++c.sums;
+  };
+  for (; inputs >= block; inputs -= block) {
+    fetch_ahead<C, K, 1, units * unit.lines>(c.at, 0, 0);
+    correct();
+    dots_of<C, K, block / 4, T, A>(acc, c);
+    c.at += units * unit_bytes<C>, c.x += block;
+  }
+  if (inputs > 0) correct();
+  for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs)
+    dots_of<C, K, unit.inputs / 4, T, A>(acc, c);
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
     unroll<A - 1>([&](int i) KLENS_INLINE_LAMBDA { acc[t][0] = acc[t][0] + acc[t][i + 1]; });
     part[t][0] = to_float(acc[t][0]);
@@ -158,42 +169,50 @@ KLENS_INLINE void integer_part(v16f (&part)[T][1], const LinearArgs& a, std::int
 /// Tokens token .. token + T - 1 of panels panel .. panel + P - 1.
 template <Codec C, DotKind D, Fold F, int T, int P>
 KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, int panel) {
-  constexpr Dot kind = dot_of<C, D>;
-  const unsigned char* lines = a.w.lines + panel * s.panel_bytes;
-  const Row<kind>* x = first_row<kind>(a.x) + token * a.x.stride;
+  constexpr Dot kind = kind_of<C, D>;
+  Cursor<kind> c;
+  c.at = a.w.lines + panel * s.panel_bytes, c.panel_bytes = s.panel_bytes;
+  c.x = first_row<kind>(a.x) + token * a.x.stride, c.stride = a.x.stride;
+  [[maybe_unused]] const std::int64_t sums_stride = a.x.stride / 32;
+  if constexpr (kind != Dot::f32) c.sums = a.x.sums + token * sums_stride;
+  [[maybe_unused]] const unsigned char* const end = c.at + s.panel_bytes;
+  [[maybe_unused]] const half* scale = nullptr;
+  if constexpr (F == Fold::scale) scale = static_cast<const half*>(a.w.scales) + panel * s.groups * lanes;
   v16f sum[T][P];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { sum[t][p] = zero(); }); });
-  std::int64_t group = 0;
-  for (int begin = 0; begin < s.cols_padded; begin += s.segment, ++group) {
-    const int end = s.cols_padded - begin < s.segment ? s.cols_padded : begin + s.segment;
+  for (int left = s.cols_padded; left > 0; left -= s.segment) {
+    const int inputs = F == Fold::carry || left < s.segment ? left : s.segment;
     v16f part[T][P];
     if constexpr (kind == Dot::f32) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { part[t][p] = zero(); }); });
-      chain<C, T, P>(part, lines, s.panel_bytes, x, a.x.stride, begin, end);
+      chain<C, T, P>(part, c, end, inputs);
     } else {
-      integer_part<C, kind, T>(part, a, s.panel_bytes, lines, x, token, begin, end);
+      integer_part<C, kind, T>(part, c, sums_stride, inputs);
     }
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       if constexpr (F == Fold::scale) {
-        const v16f scale = group_scales(a, s, panel + p, group);
-        __builtin_prefetch(static_cast<const half*>(a.w.scales) + ((panel + p) * s.groups + group) * lanes + scales_ahead, 0, 3);
-        unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = fma(scale, part[t][p], sum[t][p]); });
+        const v16f s16 = load_half(scale + p * s.groups * lanes);
+        __builtin_prefetch(scale + p * s.groups * lanes + scales_ahead, 0, 3);
+        unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = fma(s16, part[t][p], sum[t][p]); });
       } else if constexpr (F == Fold::add) {
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = sum[t][p] + part[t][p]; });
       } else {
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = part[t][p]; });
       }
     });
+    if constexpr (F == Fold::scale) scale += lanes;
+    if constexpr (F == Fold::carry) break;
   }
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { finish<C>(a, s, sum[t][p], token + t, panel + p); });
   });
 }
 
-/// T tokens of panels [panel, end); panels that do not fill a tile go one token and one panel at a time (the bits are the same).
+/// T tokens of panels [panel, end); panels that do not fill a tile go one token and one panel at a time (the bits are
+/// the same).
 template <Codec C, DotKind D, Fold F, int T>
 KLENS_INLINE void tokens(const LinearArgs& a, const LinearShape& s, int token, int panel, int end) {
-  constexpr int P = panels<C, dot_of<C, D>, T>;
+  constexpr int P = panels<C, kind_of<C, D>, T>;
   for (; panel + P <= end; panel += P) tile<C, D, F, T, P>(a, s, token, panel);
   if constexpr (P > 1)
     for (; panel < end; ++panel)
@@ -205,8 +224,8 @@ KLENS_INLINE void tokens(const LinearArgs& a, const LinearShape& s, int token, i
 /// All tokens, in tiles of 4, 2, 1. A few panels at a time, so that the second tile finds their weights in the cache.
 template <Codec C, DotKind D, Fold F>
 KLENS_INLINE void gemv(const LinearArgs& a, const LinearShape& s) {
-  constexpr int most = gemv_detail::most_tokens<C, dot_of<C, D>>;
-  constexpr int step = gemv_detail::panels<C, dot_of<C, D>, 1>;
+  constexpr int most = gemv_detail::most_tokens<C, gemv_detail::kind_of<C, D>>;
+  constexpr int step = gemv_detail::panels<C, gemv_detail::kind_of<C, D>, 1>;
   for (int panel = a.begin; panel < a.end; panel += step) {
     const int end = a.end - panel < step ? a.end : panel + step;
     int t = 0;

@@ -11,7 +11,8 @@
 //
 // Up to gemv_tokens tokens the weights are unpacked in registers (gemv.hpp), above in scratch, once per 512 inputs
 // (gemm.hpp); a8 of 16 tokens and more goes to AMX tiles where there are some (gemm_amx.hpp). Levels with VNNI read
-// x.q8 for a8, the others x.q16, or x.q8 for codes of at most 4 bits: the integers are the same. Oracle: tests/oracle/linear.hpp.
+// x.q8 for a8, the others x.q16, or x.q8 for codes of at most 4 bits: the integers are the same. Oracle:
+// tests/oracle/linear.hpp.
 #pragma once
 
 #include <klens/kernel/gemm.hpp>

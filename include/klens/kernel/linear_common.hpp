@@ -22,8 +22,8 @@ KLENS_INLINE LinearShape shape_of(const LinearArgs& a, bool grouped) {
   return s;
 }
 
-/// What a linear multiplies here. Levels with VNNI take bytes; the others widen weights and rows to int16, except that codes
-/// of at most 4 bits have sums that fit int16 for a while.
+/// What a linear multiplies here. Levels with VNNI take bytes; the others widen weights and rows to int16, except that
+/// codes of at most 4 bits have sums that fit int16 for a while.
 enum class Dot { f32, s16, u8, u4 };
 
 template <Codec C, DotKind D>

@@ -1,5 +1,5 @@
-// Reading packed weights: four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes) for integer dots, or input k
-// as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and masks.
+// Reading packed weights: four consecutive inputs of a unit as a u8 line (16 rows x 4 bytes) for integer dots, or input
+// k as 16 floats. Callers pass literals for the indices, so that a unit unrolls to loads, shifts and masks.
 #pragma once
 
 #include <klens/format/codec.hpp>
@@ -30,7 +30,8 @@ inline constexpr bool has_codes = is_integer(C) || C == Codec::nf4;
 template <Codec C>
 inline constexpr bool by_table = C == Codec::nf4 || (is_integer(C) && bits_of(C) <= 4 && vector_registers == 32);
 
-/// float(q) of the code in the low bits of an index 0..15, whose other bits do not matter; named by level, as nf4_levels is.
+/// float(q) of the code in the low bits of an index 0..15, whose other bits do not matter; named by level, as
+/// nf4_levels is.
 struct SixteenFloats { float of[16]; };
 template <int Bits, int At>
 inline constexpr SixteenFloats code_levels = [] {
@@ -59,35 +60,40 @@ KLENS_INLINE constexpr int code_at(int i) {
   return C == Codec::i4 || C == Codec::nf4 ? 4 * i : C == Codec::i2 ? 2 * i : 0;
 }
 
-/// Codes of inputs 4i..4i+3 of a unit, one per byte at bit code_at<C>(i); the other bits of the byte are noise.
-template <Codec C>
+KLENS_INLINE constexpr std::int32_t every_byte(int mask) { return std::int32_t(0x01010101u * std::uint32_t(mask)); }
+
+/// Codes of inputs 4i..4i+3 of a unit, one per byte at bit code_at<C>(i). Clean: other bits of the byte are 0, else
+/// noise.
+template <Codec C, bool Clean = false>
 KLENS_INLINE v16i codes(const unsigned char* unit, int i) {
   static_assert(has_codes<C>);
-  const unsigned char* const nibble = unit + i / 2 * line_bytes;
-  const unsigned char* const crumb = unit + i / 4 * line_bytes;
+  constexpr bool again = codec_unit<C>.lines > 1 || vector_registers == 16;
+  const auto line = [unit](int n) KLENS_INLINE_LAMBDA {
+    return again ? load_line_again(unit + n * line_bytes) : load_line(unit + n * line_bytes);
+  };
+  [[maybe_unused]] const auto both = [](int low_bits, v16i low, v16i high) KLENS_INLINE_LAMBDA {
+    const std::int32_t mask = every_byte((1 << low_bits) - 1), all = every_byte((1 << bits_of(C)) - 1);
+    return Clean ? join_bits(mask, low, all ^ mask, high) : merge_bits(mask, low, high);
+  };
   if constexpr (C == Codec::i6)
-    return merge_bits(0x0f0f0f0f, move_bits(load_line(nibble), 4 * (i % 2), 0),
-        move_bits(load_line(crumb + 4 * line_bytes), 2 * (i % 4), 4));
-  else if constexpr (C == Codec::i5)
-    return merge_bits(0x0f0f0f0f, move_bits(load_line(nibble), 4 * (i % 2), 0),
-        move_bits(load_line(unit + 4 * line_bytes), i, 4));
-  else if constexpr (C == Codec::i3)
-    return merge_bits(0x03030303, move_bits(load_line(crumb), 2 * (i % 4), 0),
-        move_bits(load_line(unit + 2 * line_bytes), i, 2));
-  else return load_line(unit);
+    return both(4, move_bits(line(i / 2), 4 * (i % 2), 0), move_bits(line(4 + i / 4), 2 * (i % 4), 4));
+  else if constexpr (C == Codec::i5) return both(4, move_bits(line(i / 2), 4 * (i % 2), 0), move_bits(line(4), i, 4));
+  else if constexpr (C == Codec::i3) return both(2, move_bits(line(i / 4), 2 * (i % 4), 0), move_bits(line(2), i, 2));
+  else return line(0);
 }
 
 /// Inputs 4i..4i+3 of a unit, u8, biased by zero_point<C>.
 template <Codec C>
 KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
   static_assert(is_integer(C));
-  if constexpr (C == Codec::i8) return load_line(unit);
-  else return move_bits(codes<C>(unit, i), code_at<C>(i), 0) & splat_i(0x01010101 * ((1 << bits_of(C)) - 1));
+  const v16i four = codes<C, true>(unit, i);
+  if constexpr (C == Codec::i8 || codec_unit<C>.lines > 1) return four;
+  else return move_bits(four, code_at<C>(i), 0) & splat_i(every_byte((1 << bits_of(C)) - 1));
 }
 
-/// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute. Else without a conversion:
-/// the code becomes the low mantissa bits of 2^(23 - bit), and that plus the zero point is subtracted. Zen 4, 16 weights
-/// with their fma: 1.6 cycles by table, 2.0 so, 3.0 by shift, mask, convert and subtract.
+/// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute. Else without a
+/// conversion: the code becomes the low mantissa bits of 2^(23 - bit), and that plus the zero point is subtracted. Zen
+/// 4, 16 weights with their fma: 1.6 cycles by table, 2.0 so, 3.0 by shift, mask, convert and subtract.
 template <Codec C>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
   if constexpr (C == Codec::i2 && by_table<C>)

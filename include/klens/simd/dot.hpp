@@ -117,13 +117,16 @@ KLENS_INLINE v16i odd16(v16i line) { return shr(line, 8) & splat_i(0x00ff00ff); 
 
 #endif
 
-/// Codes of at most 4 bits on levels without VNNI: int16 sums of products of bytes, twice as fast as dot_s16.
+/// Codes of at most 6 bits on levels without VNNI: int16 sums of products of bytes, at 4 bits twice as fast as dot_s16.
 ///   dot_u4(acc, w, x)   acc[r][h] += w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw and an add
 ///   add_pairs(acc, n)   acc[r] += n[r][0] + n[r][1]
-/// 8 steps of |sum| <= 2 * 15 * 127 stay below 32768: nothing saturates, nothing wraps.
+/// A pair is at most 2 * (2^bits - 1) * 127, so dot_u4_steps of them stay below 32768: nothing saturates, nothing
+/// wraps.
+template <int Bits>
+inline constexpr int dot_u4_steps = Bits <= 4 ? 8 : Bits == 5 ? 4 : Bits == 6 ? 2 : 1;
+static_assert(8 * 2 * 15 * 127 < 32768 && 4 * 2 * 31 * 127 < 32768 && 2 * 2 * 63 * 127 < 32768);
 #if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_VNNI)
 inline constexpr bool has_dot_u4 = true;
-inline constexpr int dot_u4_steps = 8;
 #if defined(KLENS_HAS_AVX512)
 KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
   int four;
@@ -133,7 +136,9 @@ KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
   acc.v.data = a;
 }
 KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
-  acc.v.data = _mm512_add_epi32(acc.v.data, _mm512_madd_epi16(n.v.data, _mm512_set1_epi16(1)));
+  __m512i a = acc.v.data;
+  asm("vpaddd %1, %0, %0" : "+v"(a) : "v"(_mm512_madd_epi16(n.v.data, _mm512_set1_epi16(1))));
+  acc.v.data = a;
 }
 #else
 KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
@@ -145,18 +150,19 @@ KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
 }
 KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
   const __m256i one = _mm256_set1_epi16(1);
-  acc.a.data = _mm256_add_epi32(acc.a.data, _mm256_madd_epi16(n.a.data, one));
-  acc.b.data = _mm256_add_epi32(acc.b.data, _mm256_madd_epi16(n.b.data, one));
+  __m256i low = acc.a.data, high = acc.b.data;
+  asm("vpaddd %1, %0, %0" : "+x"(low) : "x"(_mm256_madd_epi16(n.a.data, one)));
+  asm("vpaddd %1, %0, %0" : "+x"(high) : "x"(_mm256_madd_epi16(n.b.data, one)));
+  acc.a.data = low, acc.b.data = high;
 }
 #endif
 #else
 inline constexpr bool has_dot_u4 = false;
-inline constexpr int dot_u4_steps = 8;
 KLENS_INLINE void dot_u4(v16i&, v16i, const std::int8_t*) { __builtin_trap(); }
 KLENS_INLINE void add_pairs(v16i&, v16i) { __builtin_trap(); }
 #endif
 
-/// Whether a8 multiplies u8 lines by q8 rows here; other levels widen both to int16 and read q16 rows (or dot_u4's bytes).
+/// Whether a8 multiplies u8 lines by q8 rows here; other levels widen both to int16 and read q16 rows. Equal integers.
 #if defined(KLENS_HAS_VNNI)
 inline constexpr bool has_dot_u8 = true;
 #else

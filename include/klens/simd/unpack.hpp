@@ -10,13 +10,21 @@ KLENS_INLINE v16i load_line(const unsigned char* p) {
   return load_i(reinterpret_cast<const std::int32_t*>(p));
 }
 
-/// The same value, of which the compiler keeps nothing for later use: with 16 registers it would hold shifted lines of one
-/// quarter for the next and spill accumulators (gcc 12, avx2).
-KLENS_INLINE v16i not_kept(v16i a) {
-#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
-  asm volatile("" : "+x"(a.a.data), "+x"(a.b.data));
+/// The same, read again each time: gcc 12 would keep lines in registers for later quarters of a unit and spill
+/// accumulators for them.
+KLENS_INLINE v16i load_line_again(const unsigned char* p) {
+#if defined(KLENS_HAS_AVX512)
+  __m512i line;
+  asm volatile("vmovdqu32 %1, %0" : "=v"(line) : "m"(*reinterpret_cast<const unsigned char(*)[64]>(p)));
+  return simd::lanes_i(line);
+#elif defined(KLENS_HAS_AVX2)
+  __m256i low, high;
+  asm volatile("vmovdqu %1, %0" : "=x"(low) : "m"(*reinterpret_cast<const unsigned char(*)[32]>(p)));
+  asm volatile("vmovdqu %1, %0" : "=x"(high) : "m"(*reinterpret_cast<const unsigned char(*)[32]>(p + 32)));
+  return simd::lanes_i(low, high);
+#else
+  return load_line(p);
 #endif
-  return a;
 }
 
 /// Bits moved from position `from` to position `to`.
@@ -24,7 +32,8 @@ KLENS_INLINE v16i move_bits(v16i a, int from, int to) {
   return from > to ? shr(a, from - to) : from < to ? shl(a, to - from) : a;
 }
 
-/// (a & mask) | b, and the bits of a where mask is set, of b elsewhere: one instruction each on AVX-512. Pass literals.
+/// (a & mask) | b, the bits of a where mask is set and of b elsewhere, and (a | b) & (low | high) for a's bits in low
+/// and b's in high: one instruction, or two, on AVX-512. Pass literals.
 #if defined(KLENS_HAS_AVX512)
 KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) {
   return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(a), simd::reg(splat_i(mask)), simd::reg(splat_i(b)), 0xea));
@@ -32,9 +41,15 @@ KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) {
 KLENS_INLINE v16i merge_bits(std::int32_t mask, v16i a, v16i b) {
   return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(splat_i(mask)), simd::reg(a), simd::reg(b), 0xca));
 }
+KLENS_INLINE v16i join_bits(std::int32_t low, v16i a, std::int32_t high, v16i b) {
+  return merge_bits(low, a, b) & splat_i(low | high);
+}
 #else
 KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) { return (a & splat_i(mask)) | splat_i(b); }
 KLENS_INLINE v16i merge_bits(std::int32_t mask, v16i a, v16i b) { return ((a ^ b) & splat_i(mask)) ^ b; }
+KLENS_INLINE v16i join_bits(std::int32_t low, v16i a, std::int32_t high, v16i b) {
+  return (a & splat_i(low)) | (b & splat_i(high));
+}
 #endif
 
 /// table[index & 15], lane by lane.
