@@ -1,10 +1,12 @@
 # The packages klens is built and tested with on Debian and Ubuntu, and the one way to install them. Sourced, POSIX sh.
 #
 #   klens_install build        what `sh examples/quickstart.sh` needs
-#   klens_install build test   what `sh tests/run.sh` needs
+#   klens_install build test bench   what `sh tests/run.sh` needs; bench: the rivals of `klens bench kernels`, and Google
+#                                    Benchmark
 
 klens_packages_build="g++ cmake ninja-build ccache libxsimd-dev libboost-dev nlohmann-json3-dev libcli11-dev libfmt-dev libpcre2-dev libutf8proc-dev"
 klens_packages_test="doctest-dev clang binutils"
+klens_packages_bench="libdnnl-dev libopenblas-dev libbenchmark-dev"
 
 # Installs what is missing of the named lists; installs nothing, and says so, when all is there.
 klens_install() {
@@ -13,6 +15,7 @@ klens_install() {
     case $klens_list in
       build) klens_wanted="$klens_wanted $klens_packages_build" ;;
       test) klens_wanted="$klens_wanted $klens_packages_test" ;;
+      bench) klens_wanted="$klens_wanted $klens_packages_bench" ;;
       *) echo "klens_install: unknown list '$klens_list'" >&2; return 2 ;;
     esac
   done

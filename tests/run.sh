@@ -4,7 +4,8 @@
 #   sh tests/run.sh                  everything
 #   sh tests/run.sh main             only the named parts of: main clang sanitize
 #
-#   main      g++, every ISA level: unit, oracle, golden and promise tests, structure, must-not-compile, package consumers
+#   main      g++, every ISA level: unit, oracle, golden and promise tests, structure, must-not-compile, package consumers,
+#             benchmarks (that they run)
 #   clang     clang++, the best level of this CPU and ref: kernels, formats, dispatch, components
 #   sanitize  g++ with address and undefined-behaviour sanitizers, level ref: kernels, readers, formats
 #
@@ -109,14 +110,14 @@ two_levels() {
 }
 
 all_start=$(now)
-klens_install build test || exit 1
+klens_install build test bench || exit 1
 finish_part "packages" "$all_start"
 
 for name in $parts; do
   case $name in
     main)
       if make_build main -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS=-DKLENS_CHECKS=1 \
-           -DCMAKE_CXX_FLAGS_RELEASE=-O2; then
+           -DCMAKE_CXX_FLAGS_RELEASE=-O2 -DKLENS_BUILD_BENCH=ON; then
         run_ctest main
       fi ;;
     clang)

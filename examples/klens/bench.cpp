@@ -1,5 +1,7 @@
-// klens bench kernels | model: what the kernels do here. Timings of a model's components are the input of `plan --latency`.
-#include "bench_kernels.hpp"
+// klens bench kernels | model | table: what the kernels do here, beside what the machine can do. Timings of a model's
+// components are the input of `plan --latency`.
+#include "bench_levels.hpp"
+#include "bench_table.hpp"
 #include "common.hpp"
 #include "text.hpp"
 
@@ -9,13 +11,19 @@
 #include <klens/model/generic.hpp>
 #include <klens/report/table.hpp>
 
+#include <charconv>
+
 namespace klens::cli {
 namespace {
 
 struct Options {
   Common common;
   std::string model, output, formats = "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64";
-  int rows = 2048, cols = 2048, tokens = 128, repeats = 7;
+  std::string shapes = "mamba-1.4b.head,lfm2-1.2b.o_proj", tokens = "128,512", threads, levels, kinds = "cold,hot,gemm";
+  std::string run, reasons, rivals,
+      kernel_formats = "f32,f16,bf16,w8,w8a16,w8a8,w6,w5,w4,w4a8,w3,w2,w4g32,w4g32a16,w4g32a8,nf4g64";
+  int rows = 0, cols = 0, repeats = 7;
+  bool quick = false, no_rivals = false;
 };
 
 Result<Precision> format_of(const std::string& name) {
@@ -24,79 +32,95 @@ Result<Precision> format_of(const std::string& name) {
   return *p;
 }
 
-/// Bytes per second at which one thread reads a buffer of this size, walked once from front to back: the limit of a GEMV.
-double read_rate(std::int64_t bytes, int repeats) {
-  Buffer<std::uint64_t> buffer(std::size_t(bytes / 8));
-  for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = i;
+/// Decode time of one linear on one thread, its activations rounded within: microseconds, median of the repeats.
+double decode_microseconds(LinearBench& bench, const KernelTable& table, int repeats) {
+  const Team alone;
+  const auto once = [&] { bench.quantize(table), bench.run(table, 0, alone); };
+  once();
+  const int inner = int(std::clamp(2e-3 / std::max(seconds_of(once), 1e-8), 1.0, 10000.0));
   std::vector<double> times;
-  volatile std::uint64_t sink = 0;
-  for (int r = 0; r <= repeats; ++r) {
-    const double s = seconds_of([&] {
-      std::uint64_t sums[8] = {};
-      const std::uint64_t* p = buffer.data();
-      for (std::size_t i = 0; i + 8 <= buffer.size(); i += 8)
-        for (int j = 0; j < 8; ++j) sums[j] += p[i + std::size_t(j)];
-      for (std::uint64_t v : sums) sink = sink + v;
-    });
-    if (r > 0) times.push_back(s);
-  }
-  return double(buffer.size() * 8) / median(times);
+  for (int r = 0; r < repeats; ++r)
+    times.push_back(seconds_of([&] {
+                      for (int i = 0; i < inner; ++i) once();
+                    }) /
+                    inner);
+  return median(times) * 1e6;
 }
 
-/// Times one linear on one level: `tokens` rows, median of the repeats, each long enough for the clock.
-KernelTiming time_linear(LinearBench& bench, const KernelTable& table, const std::string& format, int rows, int cols, int tokens, int repeats) {
-  bench.run(table);
-  const double once = std::max(seconds_of([&] { bench.run(table); }), 1e-8);
-  const int inner = int(std::clamp(2e-3 / once, 1.0, 10000.0));
-  std::vector<double> times;
-  for (int r = 0; r < repeats; ++r) times.push_back(seconds_of([&] { for (int i = 0; i < inner; ++i) bench.run(table); }) / inner);
-  const double s = median(times);
-  return {"linear<" + format + ">", std::string(name_of(table.level)), rows, cols, tokens, s * 1e6, double(bench.bytes()) / s * 1e-9,
-          double(rows) * cols * tokens / s * 1e-9, 0, bench.error()};
+Result<KernelsOptions> kernels_options(const Options& o) {
+  KernelsOptions k;
+  for (const auto& name : split_list(o.kernel_formats)) {
+    KLENS_TRY(const Precision p, format_of(name));
+    k.formats.emplace_back(name, p);
+  }
+  if (o.rows > 0 || o.cols > 0)
+    k.shapes = {{"", o.rows > 0 ? o.rows : 2048, o.cols > 0 ? o.cols : 2048}};
+  else {
+    KLENS_TRY(k.shapes, shapes_named(split_list(o.shapes)));
+  }
+  const auto numbers = [](const std::string& list, const char* option, int most) -> Result<std::vector<int>> {
+    std::vector<int> all;
+    for (const auto& text : split_list(list)) {
+      int n = 0;
+      const auto end = text.data() + text.size();
+      if (const auto r = std::from_chars(text.data(), end, n); r.ec != std::errc() || r.ptr != end || n < 1 || n > most)
+        return Error{ErrorCode::usage, option, fmt::format("numbers from 1 to {}", most), "'" + text + "'"};
+      all.push_back(n);
+    }
+    return all;
+  };
+  KLENS_TRY(k.tokens, numbers(o.tokens, "--tokens", 4096));
+  if (!o.threads.empty()) {
+    KLENS_TRY(k.threads, numbers(o.threads, "--threads", 256));
+  } else {
+    k.threads = {1};
+    if (o.common.thread_count() > 1) k.threads.push_back(2);
+  }
+  k.rivals = o.no_rivals ? "" : !o.rivals.empty() ? o.rivals : beside_program("klens_rivals.so");
+  for (const auto& kind : split_list(o.kinds)) {
+    if (kind != "cold" && kind != "hot" && kind != "gemm")
+      return Error{ErrorCode::usage, "--kinds", "cold, hot, gemm", "'" + kind + "'"};
+    k.kinds.push_back(kind);
+  }
+  k.rounds.repeats = o.repeats;
+  if (o.quick) k.rounds = {3, 3e-4, 0.1}, k.quick = true;
+  if (!o.common.isa.empty() || std::getenv("KLENS_ISA")) {
+    KLENS_TRY(const KernelTable* const chosen, choose_table(o.common.isa));
+    k.levels = {chosen->level};
+  } else if (!o.levels.empty()) {
+    for (const auto& name : split_list(o.levels)) {
+      KLENS_TRY(const KernelTable* const chosen, choose_table(name));
+      k.levels.push_back(chosen->level);
+    }
+  } else {
+    for (const Level level : all_levels)
+      if (level != Level::ref && runnable(level)) k.levels.push_back(level);
+    if (k.levels.empty()) k.levels = {Level::ref};
+  }
+  return k;
 }
 
 Result<void> bench_kernels(const Options& o) {
-  std::vector<KernelTiming> timings;
-  KLENS_TRY(const KernelTable* const chosen, choose_table(o.common.isa));
-  std::vector<const KernelTable*> tables;
-  if (!o.common.isa.empty()) tables.push_back(chosen);
+  KLENS_TRY(const KernelsOptions options, kernels_options(o));
+  KLENS_TRY(const nlohmann::json run, run_kernels(options));
+  if (!o.output.empty()) KLENS_OK(write_file(o.output, run.dump(1) + "\n"));
+  if (o.common.json)
+    fmt::print("{}\n", run.dump(1));
   else
-    for (Level level : all_levels)
-      if (level != Level::ref && runnable(level)) tables.push_back(table_of(level));
-  if (tables.empty()) tables.push_back(chosen);
-  Progress progress("bench");
-  const auto formats = split_list(o.formats);
-  std::int64_t done = 0;
-  const std::int64_t total = std::int64_t(formats.size() * tables.size()) * 2;
-  for (const auto& name : formats) {
-    KLENS_TRY(const Precision p, format_of(name));
-    for (int tokens : {1, o.tokens}) {
-      KLENS_TRY(LinearBench bench, LinearBench::make(p, o.rows, o.cols, tokens));
-      const double limit = tokens == 1 ? read_rate(bench.bytes(), 5) * 1e-9 : 0;
-      for (const KernelTable* table : tables) {
-        if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
-        timings.push_back(time_linear(bench, *table, name, o.rows, o.cols, tokens, o.repeats));
-        if (limit > 0) timings.back().share_of_read_rate = timings.back().gigabytes_per_second / limit;
-        progress(++done, total);
-      }
-    }
-  }
-  progress.clear();
-  nlohmann::json rows = nlohmann::json::array();
-  Table table{{"kernel", "level", "N", "K", "tokens", "us", "GB/s", "of read rate", "GMAC/s", "error"}, {}};
-  for (const auto& t : timings) {
-    rows.push_back({{"kernel", t.kernel}, {"level", t.level}, {"rows", t.rows}, {"cols", t.cols}, {"tokens", t.tokens}, {"microseconds", t.microseconds},
-                    {"gigabytes_per_second", t.gigabytes_per_second}, {"gigamacs_per_second", t.gigamacs_per_second},
-                    {"share_of_read_rate", t.share_of_read_rate > 0 ? nlohmann::json(t.share_of_read_rate) : nlohmann::json()}, {"error", t.error}});
-    table.rows.push_back({t.kernel, t.level, fmt::format("{}", t.rows), fmt::format("{}", t.cols), fmt::format("{}", t.tokens), fmt::format("{:.1f}", t.microseconds),
-                          fmt::format("{:.1f}", t.gigabytes_per_second), t.share_of_read_rate > 0 ? fmt::format("{:.0f} %", 100 * t.share_of_read_rate) : "",
-                          fmt::format("{:.1f}", t.gigamacs_per_second), fmt::format("{:.1e}", t.error)});
-  }
-  const nlohmann::json out = {{"schema", "klens.bench/1"}, {"rows", rows}};
-  if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
-  if (o.common.json) fmt::print("{}\n", out.dump(1));
-  else fmt::print("{}one thread; error: rms against float64 over the quantized weights, activations rounded where the name says so\n", table.text());
+    fmt::print("{}", bench_text(run));
   return {};
+}
+
+Result<void> bench_table(const Options& o) {
+  KLENS_TRY(const nlohmann::json run, read_bench(o.run));
+  nlohmann::json reasons = nlohmann::json::object();
+  if (!o.reasons.empty()) {
+    KLENS_TRY(const std::string text, read_text(o.reasons, 1 << 20));
+    KLENS_TRY(reasons, parse_json(text, o.reasons));
+  }
+  const std::string page = bench_markdown(run, reasons);
+  if (o.output.empty()) return void(fmt::print("{}", page)), Result<void>{};
+  return write_file(o.output, page);
 }
 
 /// Decode time of every component in every format (one token, one thread), and the speed of the model as it is.
@@ -116,7 +140,7 @@ Result<void> bench_model(const Options& o) {
       auto [it, fresh] = seen.try_emplace({int(c.rows), int(c.cols), name}, 0.0);
       if (fresh) {
         KLENS_TRY(LinearBench bench, LinearBench::make(p, int(c.rows), int(c.cols), 1));
-        it->second = time_linear(bench, *table, name, int(c.rows), int(c.cols), 1, o.repeats).microseconds;
+        it->second = decode_microseconds(bench, *table, o.repeats);
       }
       rows.push_back({{"component", c.name}, {"format", name}, {"microseconds", it->second}});
       progress(++done, std::int64_t(model.components().size() * formats.size()));
@@ -124,11 +148,17 @@ Result<void> bench_model(const Options& o) {
   }
   progress.clear();
   KLENS_TRY(const Speed speed, measure_speed(model, generic_program(*table), team.team()));
-  const nlohmann::json out = {{"schema", "klens.timings/1"}, {"model", o.model}, {"level", name_of(table->level)}, {"threads", o.common.thread_count()},
-                              {"prefill_tokens_per_second", speed.prefill_tokens_per_second}, {"decode_tokens_per_second", speed.decode_tokens_per_second},
-                              {"decode_microseconds", 1e6 / speed.decode_tokens_per_second}, {"entries", rows}};
+  const nlohmann::json out = {{"schema", "klens.timings/1"},
+                              {"model", o.model},
+                              {"level", name_of(table->level)},
+                              {"threads", o.common.thread_count()},
+                              {"prefill_tokens_per_second", speed.prefill_tokens_per_second},
+                              {"decode_tokens_per_second", speed.decode_tokens_per_second},
+                              {"decode_microseconds", 1e6 / speed.decode_tokens_per_second},
+                              {"entries", rows}};
   if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
-  if (o.common.json) fmt::print("{}\n", out.dump(1));
+  if (o.common.json)
+    fmt::print("{}\n", out.dump(1));
   else {
     Table shown{{"rows x cols"}, {}};
     for (const auto& f : formats) shown.header.push_back(f);
@@ -140,8 +170,8 @@ Result<void> bench_model(const Options& o) {
       for (const auto& f : formats) cells.push_back(fmt::format("{:.1f}", times.at(f)));
     }
     fmt::print("{}microseconds per token, one thread, level {}\n", shown.text(), name_of(table->level));
-    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads\n", o.model, speed.prefill_tokens_per_second, speed.decode_tokens_per_second,
-               o.common.thread_count());
+    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads\n", o.model,
+               speed.prefill_tokens_per_second, speed.decode_tokens_per_second, o.common.thread_count());
   }
   return {};
 }
@@ -152,18 +182,43 @@ void add_bench(CLI::App& app, int& status) {
   auto o = std::make_shared<Options>();
   CLI::App* bench = app.add_subcommand("bench", "Time kernels, or a model's components");
   bench->require_subcommand(1);
-  CLI::App* kernels = bench->add_subcommand("kernels", "Linear kernels of every level and format\nExample: klens bench kernels --rows 4096 --cols 1024 --formats w8a8,w4g32");
-  CLI::App* model = bench->add_subcommand("model", "Decode time of every component in every format, for plan --latency\nExample: klens bench model examples/models/hymba-tiny -o timings.json");
+  CLI::App* kernels = bench->add_subcommand(
+      "kernels",
+      "Linear kernels of every level and format, beside the limits of this machine and rivals\n"
+      "Example: klens bench kernels --formats w8a8,w4g32 --shapes lfm2-1.2b --threads 1,2 -o kernels.json");
+  CLI::App* model =
+      bench->add_subcommand("model",
+                            "Decode time of every component in every format, for plan --latency\nExample: klens bench "
+                            "model examples/models/hymba-tiny -o timings.json");
+  CLI::App* table = bench->add_subcommand(
+      "table", "The page of a run of `bench kernels`\nExample: klens bench table kernels.json -o benchmarks.md");
+  add_common(*model, o->common);
+  kernels->add_flag("--json", o->common.json, "Print JSON instead of text");
+  kernels->add_option("--isa", o->common.isa, "One ISA level (default: KLENS_ISA, else every level this machine has)");
+  kernels->add_option("--levels", o->levels, "ISA levels, separated by commas");
+  kernels->add_option("--threads", o->threads, "Numbers of threads, separated by commas (default: 1 and 2)");
   for (CLI::App* c : {kernels, model}) {
-    add_common(*c, o->common);
-    c->add_option("--formats", o->formats, "Formats, separated by commas")->capture_default_str();
-    c->add_option("--repeats", o->repeats, "Timed repeats; the median counts")->check(CLI::Range(1, 1000))->capture_default_str();
-    c->add_option("-o,--output", o->output, "JSON file to write");
+    c->add_option("--formats", c == model ? o->formats : o->kernel_formats, "Formats, separated by commas")
+        ->capture_default_str();
+    c->add_option("--repeats", o->repeats, "Timed repeats; the median counts")
+        ->check(CLI::Range(1, 1000))
+        ->capture_default_str();
   }
-  kernels->add_option("--rows", o->rows, "Outputs N")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  kernels->add_option("--cols", o->cols, "Inputs K")->check(CLI::Range(1, 1 << 17))->capture_default_str();
-  kernels->add_option("--tokens", o->tokens, "Tokens of the prefill rows")->check(CLI::Range(1, 4096))->capture_default_str();
+  for (CLI::App* c : {kernels, model, table}) c->add_option("-o,--output", o->output, "File to write");
+  kernels->add_option("--shapes", o->shapes, "Matrices by name: all, a model, model.projection")->capture_default_str();
+  kernels->add_option("--rows", o->rows, "Outputs N of one matrix, instead of --shapes")->check(CLI::Range(1, 1 << 20));
+  kernels->add_option("--cols", o->cols, "Inputs K of it")->check(CLI::Range(1, 1 << 17));
+  kernels->add_option("--tokens", o->tokens, "Tokens of the prefill rows (decode, 1 token, is always there)")
+      ->capture_default_str();
+  kernels->add_option("--kinds", o->kinds, "Rows: cold (weights from memory), hot (from cache), gemm (prefill)")
+      ->capture_default_str();
+  kernels->add_option("--rivals", o->rivals, "Module with the rivals (default: klens_rivals.so beside the program)");
+  kernels->add_flag("--no-rivals", o->no_rivals, "Time no rivals");
+  kernels->add_flag("--quick", o->quick, "Short rounds: numbers to see that it runs");
   model->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  table->add_option("RUN", o->run, "JSON of klens bench kernels")->required();
+  table->add_option("--reasons", o->reasons, "JSON file with the reasons of rows that fall short");
+  table->callback([o, &status] { status = finish(bench_table(*o)); });
   kernels->callback([o, &status] { status = finish(bench_kernels(*o)); });
   model->callback([o, &status] { status = finish(bench_model(*o)); });
 }

@@ -68,11 +68,11 @@ inline std::string weight_name(const Precision& p) {
     case Grid::f32: return "f32";
     case Grid::f16: return "f16";
     case Grid::bf16: return "bf16";
-    case Grid::nf4: return "nf4g" + std::to_string(p.scheme.group);
+    case Grid::nf4: return std::string("nf4g").append(std::to_string(p.scheme.group));
     case Grid::uniform: break;
   }
-  std::string name = "w" + std::to_string(p.weight_bits);
-  if (p.scheme.scale == Granularity::group) name += "g" + std::to_string(p.scheme.group);
+  std::string name = std::string("w").append(std::to_string(p.weight_bits));
+  if (p.scheme.scale == Granularity::group) name.append("g").append(std::to_string(p.scheme.group));
   return name;
 }
 

@@ -57,7 +57,7 @@ struct Table {
     out += "\n" + rule + "\n";
     for (std::size_t r = 0; r < rows.size(); ++r) {
       out += "|";
-      for (std::size_t c = 0; c < header.size(); ++c) out += " " + cell(r, c) + " |";
+      for (std::size_t c = 0; c < header.size(); ++c) out.append(" ").append(cell(r, c)).append(" |");
       out += "\n";
     }
     return out;
