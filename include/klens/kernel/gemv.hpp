@@ -64,7 +64,9 @@ KLENS_INLINE void fetch_ahead(const unsigned char* at, std::int64_t panel_bytes,
     const unsigned char* const ahead = at + f.bytes + (P == 1 || f.bytes < left ? 0 : (P - 1) * panel_bytes);
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       unroll<N>([&](int l) KLENS_INLINE_LAMBDA {
-        __builtin_prefetch(ahead + p * panel_bytes + l * line_bytes, 0, f.locality);
+        const unsigned char* const line = ahead + p * panel_bytes + l * line_bytes;
+        if constexpr (f.locality == 3) __builtin_prefetch(line, 0, 3);  // gcc -O0 takes nothing but a literal
+        else __builtin_prefetch(line, 0, 2);
       });
     });
   }
