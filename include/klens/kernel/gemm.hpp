@@ -266,14 +266,13 @@ KLENS_INLINE std::int32_t* starts_of(const LinearArgs& a) {
 /// starts[t][i] = -zero_point * sum of inputs 32 i .. 32 i + 31 of the block.
 template <Codec C>
 KLENS_INLINE void group_starts(const ActRows& x, std::int64_t token, int tokens, int k, std::int32_t* starts) {
-  constexpr int zero_shift = bits_of(C) - 1;
-  static_assert(zero_point<C> == 1 << zero_shift && starts_stride % lanes == 0);
+  static_assert(starts_stride % lanes == 0);
   const std::int64_t stride = x.stride / 32;
   const std::int32_t* sums = x.sums + token * stride + k / 32;
   const int left = int(stride - k / 32), n = left < starts_stride ? left : starts_stride;
   for (int t = 0; t < tokens; ++t, sums += stride, starts += starts_stride) {
     int i = 0;
-    for (; i + lanes <= n; i += lanes) store_i(starts + i, splat_i(0) - shl(load_i(sums + i), zero_shift));
+    for (; i + lanes <= n; i += lanes) store_i(starts + i, splat_i(0) - shl(load_i(sums + i), zero_shift<C>));
     for (; i < n; ++i) starts[i] = std::int32_t(0u - std::uint32_t(zero_point<C>) * std::uint32_t(sums[i]));
   }
 }
@@ -334,7 +333,7 @@ KLENS_INLINE void gemm(const LinearArgs& a, const LinearShape& s) {
     const int tokens = a.tokens - token < chunk ? a.tokens - token : chunk;
     if constexpr (needs_starts<kind> && F == Fold::carry) {
       std::int32_t* starts = starts_of(a);
-      for (int t = 0; t < tokens; ++t) starts[t * starts_stride] = correction<C>(a.x, token + t, 0, s.cols_padded);
+      for (int t = 0; t < tokens; ++t) starts[t * starts_stride] = row_correction<C>(a.x, token + t, s.cols_padded);
     }
     int panel = a.begin;
     for (; panel + tile_panels <= a.end; panel += tile_panels) panels<C, D, F, tile_panels>(a, s, token, tokens, panel);

@@ -210,18 +210,11 @@ KLENS_INLINE void prepare(const LinearArgs& a, const LinearShape& s, int token, 
   Scratch& scratch = *static_cast<Scratch*>(a.scratch);
   const int depth = s.fold == Fold::scale && s.segment == 32 ? 32 : tile_bytes;
   const int whole = s.cols_padded / depth * depth, last = s.cols_padded - whole;
-  const int sums = (s.cols_padded + 31) / 32;
   for (int i = 0; i < tokens; ++i) {
     const std::int64_t row = token + i;
     if (last > 0) copy_padded(scratch.last_inputs[i], a.x.q8 + row * a.x.stride + whole, last / 4);
     if (s.fold != Fold::carry) continue;
-    const std::int32_t* q = a.x.sums + row * (a.x.stride / 32);
-    v16i total = splat_i(0);
-    int j = 0;
-    for (; j + lanes <= sums; j += lanes) total = total + load_i(q + j);
-    std::uint32_t all = std::uint32_t(sum_i(total));
-    for (; j < sums; ++j) all += std::uint32_t(q[j]);
-    scratch.correction[i] = std::int32_t(0u - std::uint32_t(zero_point<C>) * all);
+    scratch.correction[i] = row_correction<C>(a.x, row, s.cols_padded);
   }
 }
 

@@ -50,22 +50,17 @@ KLENS_INLINE const Row<K>* first_row(const ActRows& x) {
   else return x.q8;
 }
 
-/// Sum of the quantized inputs [begin, end) of a token; both multiples of 32, or end is the padded end of the row.
-KLENS_INLINE std::int32_t sum_of_inputs(const ActRows& x, std::int64_t token, int begin, int end) {
-  const std::int32_t* sums = x.sums + token * (x.stride / 32);
-  std::uint32_t total = 0;
-  for (int i = begin / 32; i < (end + 31) / 32; ++i) total += std::uint32_t(sums[i]);
-  return std::int32_t(total);
-}
-
-/// Initial accumulator: -zero_point * sum(q), so that biased weights give the signed dot product.
+/// Initial accumulator of a whole row: -zero_point * sum(q), so that biased weights give the signed dot product.
 template <Codec C>
-KLENS_INLINE std::int32_t correction(const ActRows& x, std::int64_t token, int begin, int end) {
-  return std::int32_t(0u - std::uint32_t(zero_point<C>) * std::uint32_t(sum_of_inputs(x, token, begin, end)));
-}
-
-KLENS_INLINE v16f group_scales(const LinearArgs& a, const LinearShape& s, std::int64_t panel, std::int64_t group) {
-  return load_half(static_cast<const half*>(a.w.scales) + (panel * s.groups + group) * lanes);
+KLENS_INLINE std::int32_t row_correction(const ActRows& x, std::int64_t token, int cols_padded) {
+  const std::int32_t* sums = x.sums + token * (x.stride / 32);
+  const int count = (cols_padded + 31) / 32;
+  v16i total = splat_i(0);
+  int i = 0;
+  for (; i + lanes <= count; i += lanes) total = total + load_i(sums + i);
+  std::uint32_t all = std::uint32_t(sum_i(total));
+  for (; i < count; ++i) all += std::uint32_t(sums[i]);
+  return std::int32_t(0u - std::uint32_t(zero_point<C>) * all);
 }
 
 }  // namespace klens::inline KLENS_NS

@@ -80,13 +80,13 @@ KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
   acc.a.data = low, acc.b.data = high;
 }
 #else
-KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) {
-  const __m256i b = simd::dword_of(x);
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, __m256i pairs) {
   __m256i low = acc.a.data, high = acc.b.data;
-  asm("vpaddd %1, %0, %0" : "+x"(low) : "x"(_mm256_madd_epi16(w.a.data, b)));
-  asm("vpaddd %1, %0, %0" : "+x"(high) : "x"(_mm256_madd_epi16(w.b.data, b)));
+  asm("vpaddd %1, %0, %0" : "+x"(low) : "x"(_mm256_madd_epi16(w.a.data, pairs)));
+  asm("vpaddd %1, %0, %0" : "+x"(high) : "x"(_mm256_madd_epi16(w.b.data, pairs)));
   acc.a.data = low, acc.b.data = high;
 }
+KLENS_INLINE void dot_s16(v16i& acc, v16i w, const std::int16_t* x) { dot_s16(acc, w, simd::dword_of(x)); }
 #endif
 KLENS_INLINE v16i even16(v16i line) { return line & splat_i(0x00ff00ff); }
 KLENS_INLINE v16i odd16(v16i line) {
@@ -148,13 +148,7 @@ KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
   asm("vpaddw %1, %0, %0" : "+x"(high) : "x"(_mm256_maddubs_epi16(w.b.data, b)));
   acc.a.data = low, acc.b.data = high;
 }
-KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
-  const __m256i one = _mm256_set1_epi16(1);
-  __m256i low = acc.a.data, high = acc.b.data;
-  asm("vpaddd %1, %0, %0" : "+x"(low) : "x"(_mm256_madd_epi16(n.a.data, one)));
-  asm("vpaddd %1, %0, %0" : "+x"(high) : "x"(_mm256_madd_epi16(n.b.data, one)));
-  acc.a.data = low, acc.b.data = high;
-}
+KLENS_INLINE void add_pairs(v16i& acc, v16i n) { dot_s16(acc, n, _mm256_set1_epi16(1)); }
 #endif
 #else
 inline constexpr bool has_dot_u4 = false;
