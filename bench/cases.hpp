@@ -110,6 +110,47 @@ struct Case<MeanNormArgs> {
 };
 
 template <>
+struct Case<MeanNormQuantizeArgs> {
+  static MeanNormQuantizeArgs args(Memory& m, int tokens) {
+    MeanNormQuantizeArgs a;
+    a.norm = Case<MeanNormArgs>::args(m, tokens), a.norm.width = hidden;
+    a.row = Case<QuantizeRowArgs>::args(m, tokens);
+    return a;
+  }
+};
+
+template <>
+struct Case<HeadNormArgs> {
+  static HeadNormArgs args(Memory& m, int tokens) {
+    HeadNormArgs a;
+    a.x = m.state(tokens * hidden), a.x_stride = hidden, a.heads = heads, a.head_dim = qk_dim;
+    a.eps = 1e-6f, a.begin = 0, a.end = tokens;  // no weights: again and again, it stays in range
+    return a;
+  }
+};
+
+template <>
+struct Case<GatedNormArgs> {
+  static GatedNormArgs args(Memory& m, int tokens) {
+    GatedNormArgs a;
+    a.x = m.random(tokens * channels), a.z = m.random(tokens * channels), a.y = m.output(tokens * channels);
+    a.x_stride = a.z_stride = a.y_stride = channels, a.weight = m.random(channels), a.width = channels;
+    a.eps = 1e-6f, a.begin = 0, a.end = tokens;
+    return a;
+  }
+};
+
+template <>
+struct Case<GatedNormQuantizeArgs> {
+  static GatedNormQuantizeArgs args(Memory& m, int tokens) {
+    GatedNormQuantizeArgs a;
+    a.norm = Case<GatedNormArgs>::args(m, tokens), a.norm.width = hidden;
+    a.row = Case<QuantizeRowArgs>::args(m, tokens);
+    return a;
+  }
+};
+
+template <>
 struct Case<SwigluArgs> {
   static SwigluArgs args(Memory& m, int tokens) {
     SwigluArgs a;
@@ -130,6 +171,18 @@ struct Case<RopeArgs> {
       for (int i = 0; i < qk_dim / 2; ++i)
         table[t * qk_dim + i] = std::cos(float(t + i)), table[t * qk_dim + qk_dim / 2 + i] = std::sin(float(t + i));
     a.table = table, a.position = 0, a.begin = 0, a.end = tokens;
+    return a;
+  }
+};
+
+/// 1600 = 20 x 20 x 4.
+template <>
+struct Case<HadamardArgs> {
+  static HadamardArgs args(Memory& m, int tokens) {
+    HadamardArgs a;
+    a.x = m.random(tokens * hidden), a.y = m.output(tokens * hidden), a.x_stride = a.y_stride = hidden;
+    a.width = hidden, a.absmax = m.output(tokens * hidden / lanes), a.absmax_stride = hidden / lanes;
+    a.scratch = m.zeros(hadamard_scratch), a.begin = 0, a.end = tokens;
     return a;
   }
 };
@@ -162,7 +215,19 @@ struct Case<AttentionArgs> {
     a.window = 1024, a.meta = 128, a.scale = 0.125f, a.tokens = tokens, a.position = context;
     a.out = m.output(tokens * channels), a.out_stride = channels,
     a.scratch = m.zeros(attention_scratch(a.cache.capacity));
-    a.begin = 0, a.end = heads * int(div_up(tokens, query_tile));
+    a.begin = 0, a.end = attention_items(heads, kv_heads, tokens);
+    return a;
+  }
+};
+
+/// The partitions of a context of 8192 positions.
+template <>
+struct Case<AttentionMergeArgs> {
+  static AttentionMergeArgs args(Memory& m, int tokens) {
+    AttentionMergeArgs a;
+    a.partitions = attention_partitions(8192), a.heads = heads, a.v_dim = v_dim;
+    a.partial = m.random(tokens * heads * a.partitions * attention_partial_stride(v_dim), 0.5f, 2);
+    a.out = m.output(tokens * channels), a.out_stride = channels, a.begin = 0, a.end = tokens * heads;
     return a;
   }
 };
@@ -180,6 +245,17 @@ struct Case<Conv1dArgs> {
 };
 
 template <>
+struct Case<ShortConvArgs> {
+  static ShortConvArgs args(Memory& m, int tokens) {
+    ShortConvArgs a;
+    a.b = m.random(tokens * 3 * channels), a.c = a.b + channels, a.x = a.b + 2 * channels, a.stride = 3 * channels;
+    a.weight = m.random(3 * channels), a.state = m.state(2 * channels), a.y = m.output(tokens * channels);
+    a.y_stride = channels, a.channels = channels, a.tokens = tokens, a.begin = 0, a.end = channels / lanes;
+    return a;
+  }
+};
+
+template <>
 struct Case<ScanArgs> {
   static ScanArgs args(Memory& m, int tokens) {
     ScanArgs a;
@@ -189,6 +265,23 @@ struct Case<ScanArgs> {
     a.dt_bias = m.random(channels), a.a2 = m.random(states * channels, -4, -0.1f), a.d = m.random(channels);
     a.state = m.state(states * channels), a.y = m.output(tokens * channels);
     a.channels = channels, a.n_state = states, a.tokens = tokens, a.begin = 0, a.end = channels / lanes;
+    return a;
+  }
+};
+
+/// The heads of mamba2-130m.
+template <>
+struct Case<SsdArgs> {
+  static SsdArgs args(Memory& m, int tokens) {
+    SsdArgs a;
+    a.heads = 24, a.groups = 1, a.head_dim = 64, a.n_state = 128;
+    const int width = a.heads * a.head_dim;
+    a.x = m.random(tokens * width), a.z = m.random(tokens * width), a.dt = m.random(tokens * a.heads, -4, -1);
+    a.x_stride = a.z_stride = a.y_stride = width, a.dt_stride = a.heads;
+    a.b = m.random(tokens * a.n_state), a.c = m.random(tokens * a.n_state), a.b_stride = a.c_stride = a.n_state;
+    a.a2 = m.random(a.heads, -16, -1), a.d = m.random(a.heads);
+    a.state = m.state(width * a.n_state), a.decay = m.output(a.heads * a.head_dim / lanes), a.y = m.output(tokens * width);
+    a.tokens = tokens, a.begin = 0, a.end = a.heads * a.head_dim / lanes;
     return a;
   }
 };
@@ -242,6 +335,19 @@ struct Case<VocabKlArgs> {
     auto* const targets = m.zeros<std::int32_t>(tokens);
     for (int t = 0; t < tokens; ++t) targets[t] = t * 7919 % vocab;
     a.targets = targets, a.out = m.output<TokenStats>(tokens), a.begin = 0, a.end = tokens;
+    return a;
+  }
+};
+
+template <>
+struct Case<SoftmaxArgs> {
+  static SoftmaxArgs args(Memory& m, int tokens) {
+    SoftmaxArgs a;
+    a.stride = a.y_stride = round_up(vocab, lanes), a.z = m.random(tokens * a.stride, -8, 8), a.vocab = vocab;
+    auto* const targets = m.zeros<std::int32_t>(tokens);
+    for (int t = 0; t < tokens; ++t) targets[t] = t * 7919 % vocab;
+    a.targets = targets, a.stats = m.output<RowStats>(tokens), a.log_p = m.output(tokens * a.stride);
+    a.begin = 0, a.end = tokens;
     return a;
   }
 };

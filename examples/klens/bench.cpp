@@ -1,14 +1,18 @@
 // klens bench kernels | model | table: what the kernels do here, beside what the machine can do. Timings of a model's
 // components are the input of `plan --latency`.
 #include "bench_levels.hpp"
+#include "bench_model.hpp"
+#include "bench_model_text.hpp"
 #include "bench_table.hpp"
 #include "common.hpp"
+#include "policy.hpp"
 #include "text.hpp"
 
 #include <klens/io/atomic_file.hpp>
+#include <klens/io/plan_json.hpp>
 #include <klens/lens/speed.hpp>
-
-#include <klens/model/generic.hpp>
+#include <klens/model/random_model.hpp>
+#include <klens/plan/presets.hpp>
 #include <klens/report/table.hpp>
 
 #include <charconv>
@@ -18,11 +22,15 @@ namespace {
 
 struct Options {
   Common common;
-  std::string model, output, formats = "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64";
+  std::string model, output, formats;
+  std::string like, plan, prefill, prompts;   // of bench model, as the next two
+  int decode = 128, chunk = SessionOptions{}.chunk;
+  bool synthetic = false;
   std::string shapes = "mamba-1.4b.head,lfm2-1.2b.o_proj", tokens = "128,512", threads, levels, kinds = "cold,hot,gemm";
-  std::string run, reasons, rivals,
+  std::string run, reasons, rivals, only,
       kernel_formats = "f32,f16,bf16,w8,w8a16,w8a8,w6,w5,w4,w4a8,w3,w2,w4g32,w4g32a16,w4g32a8,nf4g64";
   int rows = 0, cols = 0, repeats = 7;
+  Policy policy = Policy::exact;  // of bench model
   bool quick = false, no_rivals = false;
 };
 
@@ -47,6 +55,27 @@ double decode_microseconds(LinearBench& bench, const KernelTable& table, int rep
   return median(times) * 1e6;
 }
 
+/// Numbers of a list, each in [least, most].
+Result<std::vector<int>> numbers(const std::string& list, const char* option, int least, int most) {
+  std::vector<int> all;
+  for (const auto& text : split_list(list)) {
+    int n = 0;
+    const auto end = text.data() + text.size();
+    if (const auto r = std::from_chars(text.data(), end, n); r.ec != std::errc() || r.ptr != end || n < least || n > most)
+      return Error{ErrorCode::usage, option, fmt::format("numbers from {} to {}", least, most), "'" + text + "'"};
+    all.push_back(n);
+  }
+  return all;
+}
+
+/// --threads, else one and every processor.
+Result<std::vector<int>> thread_counts(const Options& o) {
+  if (!o.threads.empty()) return numbers(o.threads, "--threads", 1, 256);
+  std::vector<int> all = {1};
+  if (o.common.thread_count() > 1) all.push_back(o.common.thread_count());
+  return all;
+}
+
 Result<KernelsOptions> kernels_options(const Options& o) {
   KernelsOptions k;
   for (const auto& name : split_list(o.kernel_formats)) {
@@ -58,20 +87,9 @@ Result<KernelsOptions> kernels_options(const Options& o) {
   else {
     KLENS_TRY(k.shapes, shapes_named(split_list(o.shapes)));
   }
-  const auto numbers = [](const std::string& list, const char* option, int most) -> Result<std::vector<int>> {
-    std::vector<int> all;
-    for (const auto& text : split_list(list)) {
-      int n = 0;
-      const auto end = text.data() + text.size();
-      if (const auto r = std::from_chars(text.data(), end, n); r.ec != std::errc() || r.ptr != end || n < 1 || n > most)
-        return Error{ErrorCode::usage, option, fmt::format("numbers from 1 to {}", most), "'" + text + "'"};
-      all.push_back(n);
-    }
-    return all;
-  };
-  KLENS_TRY(k.tokens, numbers(o.tokens, "--tokens", 4096));
+  KLENS_TRY(k.tokens, numbers(o.tokens, "--tokens", 1, 4096));
   if (!o.threads.empty()) {
-    KLENS_TRY(k.threads, numbers(o.threads, "--threads", 256));
+    KLENS_TRY(k.threads, numbers(o.threads, "--threads", 1, 256));
   } else {
     k.threads = {1};
     if (o.common.thread_count() > 1) k.threads.push_back(2);
@@ -82,6 +100,9 @@ Result<KernelsOptions> kernels_options(const Options& o) {
       return Error{ErrorCode::usage, "--kinds", "cold, hot, gemm", "'" + kind + "'"};
     k.kinds.push_back(kind);
   }
+  if (!o.only.empty() && o.only != "sequence" && o.only != "linears")
+    return Error{ErrorCode::usage, "--only", "sequence or linears", "'" + o.only + "'"};
+  k.linears = o.only != "sequence", k.sequence = o.only != "linears";
   k.rounds.repeats = o.repeats;
   if (o.quick) k.rounds = {3, 3e-4, 0.1}, k.quick = true;
   if (!o.common.isa.empty() || std::getenv("KLENS_ISA")) {
@@ -123,45 +144,137 @@ Result<void> bench_table(const Options& o) {
   return write_file(o.output, page);
 }
 
+Result<ModelBenchOptions> model_options(const Options& o) {
+  ModelBenchOptions m;
+  m.decode = o.decode, m.chunk = o.chunk, m.synthetic = o.synthetic || !o.like.empty();
+  KLENS_TRY(m.threads, thread_counts(o));
+  if (!o.prefill.empty()) {
+    KLENS_TRY(m.prefill, numbers(o.prefill, "--prefill", 1, 1 << 16));
+  }
+  if (!o.prompts.empty()) {
+    KLENS_TRY(m.prompts, numbers(o.prompts, "--prompts", 0, 1 << 20));
+  } else if (m.synthetic) {
+    m.prompts = {0, 1024, 8192};
+  }
+  return m;
+}
+
+Result<void> not_interrupted() {
+  if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
+  return {};
+}
+
+void print_runs(const std::string& title, const nlohmann::json& runs, bool synthetic) {
+  for (const auto& run : runs) {
+    const int threads = run["threads"];
+    fmt::print("\n{}, {} thread{}{}\n{}\n{}", title, threads, threads == 1 ? "" : "s",
+               synthetic ? "; prompts are not run: caches and states hold zeros" : "", speed_text(run), profile_text(run));
+  }
+}
+
+/// Models with random weights in the shapes of a known one, in each of the formats or as a plan says.
+Result<void> bench_like(const Options& o) {
+  KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
+  KLENS_TRY(const ModelBenchOptions options, model_options(o));
+  std::vector<std::pair<std::string, RuntimePlan>> plans;
+  std::string names;
+  const auto preset = [&](const Precision& p) {
+    std::optional<RuntimePlan> found;
+    presets::for_each_preset(p, [&](const char* name, const auto& plan) {
+      names += names.empty() ? name : std::string(" ") + name;
+      if (o.like == name) found = runtime_plan(plan);
+    });
+    return found;
+  };
+  const auto shape = preset({});
+  if (!shape) return Error{ErrorCode::usage, "--like", "one of " + names, "'" + o.like + "'"};
+  if (!o.plan.empty()) {
+    KLENS_TRY(const PlanDocument document, read_plan(o.plan));
+    if (shape_hash(document.plan) != shape_hash(*shape))
+      return Error{ErrorCode::shape, o.plan, "a plan for the shapes of " + o.like, "one for others"};
+    plans.emplace_back(o.plan, document.plan);
+  } else {
+    for (const auto& name : split_list(o.formats.empty() ? "w8a8,w4g32a8" : o.formats)) {
+      KLENS_TRY(const Precision p, format_of(name));
+      plans.emplace_back(name, *preset(p));
+    }
+  }
+  nlohmann::json out = {{"schema", "klens.bench_model/1"}, {"like", o.like}, {"level", name_of(table->level)},
+                        {"synthetic_context", options.synthetic}, {"models", nlohmann::json::array()}};
+  for (const auto& [name, plan] : plans) {
+    KLENS_TRY(const Model model, random_model(plan, o.like));   // one at a time: a big one fills memory
+    KLENS_TRY(nlohmann::json runs, bench_runs(model, program, options, not_interrupted));
+    if (!o.common.json) print_runs(fmt::format("{} {}, level {}", o.like, name, name_of(table->level)), runs, options.synthetic);
+    std::fflush(stdout);
+    nlohmann::json entry = {{"format", name}, {"parameters", model.parameters()}, {"runs", std::move(runs)}};
+    name_policy(entry, model, program);
+    out["models"].push_back(std::move(entry));
+  }
+  if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
+  if (o.common.json) fmt::print("{}\n", out.dump(1));
+  return {};
+}
+
 /// Decode time of every component in every format (one token, one thread), and the speed of the model as it is.
 Result<void> bench_model(const Options& o) {
+  if (o.model.empty() == o.like.empty()) return Error{ErrorCode::usage, "bench model", "MODEL or --like NAME", o.like.empty() ? "neither" : "both"};
+  if (!o.plan.empty() && (o.like.empty() || !o.formats.empty()))
+    return Error{ErrorCode::usage, "--plan", "--like NAME beside it, and no --formats", o.plan};
+  if (!o.like.empty()) return bench_like(o);
+  KLENS_TRY(const ModelBenchOptions options, model_options(o));
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(Model model, load_model(o.model));
-  ThreadTeam team(o.common.thread_count());
-  const auto formats = split_list(o.formats);
+  const int threads = options.threads.back();
+  const auto formats = split_list(o.formats.empty() ? "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64" : o.formats);
   Progress progress("bench");
   std::map<std::tuple<int, int, std::string>, double> seen;  // equal shapes take equal time
   nlohmann::json rows = nlohmann::json::array();
   std::int64_t done = 0;
   for (const auto& c : model.components()) {
     for (const auto& name : formats) {
-      if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
+      KLENS_OK(not_interrupted());
       KLENS_TRY(const Precision p, format_of(name));
+      const bool fast = o.policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
       auto [it, fresh] = seen.try_emplace({int(c.rows), int(c.cols), name}, 0.0);
       if (fresh) {
-        KLENS_TRY(LinearBench bench, LinearBench::make(p, int(c.rows), int(c.cols), 1));
+        KLENS_TRY(LinearBench bench, LinearBench::make(p, int(c.rows), int(c.cols), 1, 1, 1, fast));
         it->second = decode_microseconds(bench, *table, o.repeats);
       }
       rows.push_back({{"component", c.name}, {"format", name}, {"microseconds", it->second}});
+      if (fast) rows.back()["policy"] = name_of(o.policy);
       progress(++done, std::int64_t(model.components().size() * formats.size()));
     }
   }
   progress.clear();
-  KLENS_TRY(const Speed speed, measure_speed(model, generic_program(*table), team.team()));
-  const nlohmann::json out = {{"schema", "klens.timings/1"},
+  Speed speed;
+  {
+    ThreadTeam team(threads);
+    KLENS_TRY(speed, measure_speed(model, program, team.team()));
+  }
+  KLENS_TRY(const nlohmann::json runs, bench_runs(model, program, options, not_interrupted));
+  nlohmann::json out = {{"schema", "klens.timings/1"},
                               {"model", o.model},
                               {"level", name_of(table->level)},
-                              {"threads", o.common.thread_count()},
+                              {"threads", threads},
                               {"prefill_tokens_per_second", speed.prefill_tokens_per_second},
                               {"decode_tokens_per_second", speed.decode_tokens_per_second},
                               {"decode_microseconds", 1e6 / speed.decode_tokens_per_second},
+                              {"synthetic_context", options.synthetic},
+                              {"runs", runs},
                               {"entries", rows}};
+  name_policy(out, model, program);
   if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
   if (o.common.json)
     fmt::print("{}\n", out.dump(1));
   else {
     Table shown{{"rows x cols"}, {}};
-    for (const auto& f : formats) shown.header.push_back(f);
+    for (const auto& f : formats) {
+      KLENS_TRY(const Precision p, format_of(f));
+      const bool fast = o.policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
+      shown.header.push_back(fast ? f + " fast" : f);
+    }
     std::map<std::pair<int, int>, std::map<std::string, double>> by_shape;
     for (const auto& [key, us] : seen) by_shape[{std::get<0>(key), std::get<1>(key)}][std::get<2>(key)] = us;
     for (const auto& [shape, times] : by_shape) {
@@ -170,8 +283,10 @@ Result<void> bench_model(const Options& o) {
       for (const auto& f : formats) cells.push_back(fmt::format("{:.1f}", times.at(f)));
     }
     fmt::print("{}microseconds per token, one thread, level {}\n", shown.text(), name_of(table->level));
-    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads\n", o.model,
-               speed.prefill_tokens_per_second, speed.decode_tokens_per_second, o.common.thread_count());
+    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads{}\n", o.model,
+               speed.prefill_tokens_per_second, speed.decode_tokens_per_second, threads,
+               o.policy == Policy::fast ? ", " + policy_text(model, program) : "");
+    print_runs(fmt::format("{}, level {}", o.model, name_of(table->level)), runs, options.synthetic);
   }
   return {};
 }
@@ -184,21 +299,28 @@ void add_bench(CLI::App& app, int& status) {
   bench->require_subcommand(1);
   CLI::App* kernels = bench->add_subcommand(
       "kernels",
-      "Linear kernels of every level and format, beside the limits of this machine and rivals\n"
+      "Linears of every level and format and sequence kernels, beside the limits of this machine and rivals\n"
       "Example: klens bench kernels --formats w8a8,w4g32 --shapes lfm2-1.2b --threads 1,2 -o kernels.json");
   CLI::App* model =
       bench->add_subcommand("model",
-                            "Decode time of every component in every format, for plan --latency\nExample: klens bench "
-                            "model examples/models/hymba-tiny -o timings.json");
+                            "A whole model: decode and prefill beside what bounds them, where the time goes; of MODEL also "
+                            "the decode time of every component in every format, for plan --latency\n"
+                            "Example: klens bench model examples/models/hymba-tiny -o timings.json\n"
+                            "Example: klens bench model --like mamba-130m --formats w8a8 --threads 1");
   CLI::App* table = bench->add_subcommand(
       "table", "The page of a run of `bench kernels`\nExample: klens bench table kernels.json -o benchmarks.md");
   add_common(*model, o->common);
+  model->remove_option(model->get_option("--threads"));   // one number there, a list here
+  model->add_option("--threads", o->threads, "Numbers of threads, separated by commas (default: 1 and one per processor)");
+  add_policy(*model, o->policy);
   kernels->add_flag("--json", o->common.json, "Print JSON instead of text");
   kernels->add_option("--isa", o->common.isa, "One ISA level (default: KLENS_ISA, else every level this machine has)");
   kernels->add_option("--levels", o->levels, "ISA levels, separated by commas");
   kernels->add_option("--threads", o->threads, "Numbers of threads, separated by commas (default: 1 and 2)");
   for (CLI::App* c : {kernels, model}) {
-    c->add_option("--formats", c == model ? o->formats : o->kernel_formats, "Formats, separated by commas")
+    c->add_option("--formats", c == model ? o->formats : o->kernel_formats,
+                  c == model ? "Formats, separated by commas: of every component (MODEL), of the whole model (--like)"
+                             : "Formats, separated by commas")
         ->capture_default_str();
     c->add_option("--repeats", o->repeats, "Timed repeats; the median counts")
         ->check(CLI::Range(1, 1000))
@@ -212,10 +334,19 @@ void add_bench(CLI::App& app, int& status) {
       ->capture_default_str();
   kernels->add_option("--kinds", o->kinds, "Rows: cold (weights from memory), hot (from cache), gemm (prefill)")
       ->capture_default_str();
+  kernels->add_option("--only", o->only, "Rows: sequence (scans, attention, norms) or linears (default: both)");
   kernels->add_option("--rivals", o->rivals, "Module with the rivals (default: klens_rivals.so beside the program)");
   kernels->add_flag("--no-rivals", o->no_rivals, "Time no rivals");
   kernels->add_flag("--quick", o->quick, "Short rounds: numbers to see that it runs");
-  model->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  model->add_option("MODEL", o->model, "Checkpoint folder or .klens file");
+  model->add_option("--like", o->like, "Random weights in the shapes of a known model, such as mamba-130m, instead of MODEL");
+  model->add_option("--plan", o->plan, "Formats of --like by component: a plan.json for its shapes");
+  model->add_option("--prefill", o->prefill, "Prompts whose prefill is timed (default: 128,512)");
+  model->add_option("--decode", o->decode, "Tokens of each timed decode")->check(CLI::Range(8, 1 << 16))->capture_default_str();
+  model->add_option("--prompts", o->prompts, "Prompts that decodes come after (default: 0,1024; with --like 8192 too)");
+  model->add_option("--chunk", o->chunk, "Tokens per pass of a prefill")->check(CLI::Range(1, 4096))->capture_default_str();
+  model->add_flag("--synthetic-context", o->synthetic,
+                  "Do not run those prompts and the meta tokens: caches and states hold zeros (always so with --like)");
   table->add_option("RUN", o->run, "JSON of klens bench kernels")->required();
   table->add_option("--reasons", o->reasons, "JSON file with the reasons of rows that fall short");
   table->callback([o, &status] { status = finish(bench_table(*o)); });

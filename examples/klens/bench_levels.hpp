@@ -4,6 +4,7 @@
 #pragma once
 
 #include "bench_rivals.hpp"
+#include "bench_sequence.hpp"
 #include "common.hpp"
 
 #include <klens/version.hpp>
@@ -24,6 +25,7 @@ struct KernelsOptions {
   std::vector<Level> levels;
   RoundOptions rounds;
   std::string rivals;  // path of the module, empty: none
+  bool linears = true, sequence = true;
   bool quick = false;
   std::int64_t cold_bytes = 0;  // that the copies of a cold row fill
 
@@ -97,7 +99,15 @@ class LevelRun {
   /// `step()` after each row.
   Result<nlohmann::json> run(const std::function<void()>& step) {
     nlohmann::json rows = nlohmann::json::array();
-    for (const BenchShape& shape : o_.shapes) {
+    if (sequence(o_, table_.level)) {
+      SequenceRun run(o_.rounds, table_);
+      for (const auto& make : sequence_cases(prefill(o_))) {
+        if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
+        rows.push_back(run.row(make()));
+        step();
+      }
+    }
+    for (const BenchShape& shape : o_.linears ? o_.shapes : std::vector<BenchShape>{}) {
       quantize_rows(shape, rows);
       for (const auto& [name, precision] : o_.formats) {
         for (const int tokens : token_counts(shape)) {
@@ -122,11 +132,13 @@ class LevelRun {
     return nlohmann::json{{"levels", machine}, {"rows", rows}};
   }
 
-  /// Steps of run().
-  static std::int64_t steps(const KernelsOptions& o) {
+  /// Steps of run() on a level.
+  static std::int64_t steps(const KernelsOptions& o, Level level) {
+    const std::int64_t sequences = sequence(o, level) ? std::int64_t(sequence_cases(prefill(o)).size()) : 0;
     std::int64_t n = 0;
+    if (!o.linears) return sequences;
     for (const BenchShape& shape : o.shapes) n += std::int64_t(token_counts(o, shape).size());
-    return n * std::int64_t(o.formats.size());
+    return sequences + n * std::int64_t(o.formats.size());
   }
 
  private:
@@ -135,6 +147,9 @@ class LevelRun {
                                                "shift", "shuffle", "convert", "half",     "mixed"};
     return names[int(p)];
   }
+
+  static bool sequence(const KernelsOptions& o, Level level) { return o.sequence && runs_sequence(o.levels, level); }
+  static int prefill(const KernelsOptions& o) { return o.quick ? 64 : 512; }
 
   /// 1 for decode, then the prefill rows; a head runs on one token of a prefill.
   static std::vector<int> token_counts(const KernelsOptions& o, const BenchShape& shape) {
@@ -318,12 +333,12 @@ inline Result<nlohmann::json> run_kernels(KernelsOptions options) {
                         {"levels", nlohmann::json::array()},
                         {"rows", nlohmann::json::array()}};
   Progress progress("bench");
-  const std::int64_t each = LevelRun::steps(options), total = each * std::int64_t(options.levels.size());
-  std::int64_t before = 0;
+  std::int64_t before = 0, total = 0;
+  for (const Level level : options.levels) total += LevelRun::steps(options, level);
   for (const Level level : options.levels) {
     KLENS_TRY(const nlohmann::json part,
               run_level(options, level, [&](std::int64_t done) { progress(before + done, total); }));
-    before += each;
+    before += LevelRun::steps(options, level);
     for (const char* key : {"levels", "rows"})
       for (const auto& item : part[key]) run[key].push_back(item);
   }

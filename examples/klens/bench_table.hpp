@@ -30,6 +30,19 @@ struct Figure {
   double share = 0, ratio = 0;
 };
 
+/// Sequence kernels, f32 states and caches, as far as prefill or decode is what they are for: the scan of Mamba-1 by
+/// exponentials, Mamba-2's by multiply-adds or its state's bytes, conv and SiLU, one query by the bytes of its KV.
+inline Figure sequence_figure(const json& row) {
+  const std::string kernel = text_of(row, "kernel");
+  const bool decode = number_of(row, "tokens") < 2;
+  if (text_of(row, "level") == "ref") return {};
+  if (kernel == "scan<f32>") return {.share = decode ? 0 : 0.70};
+  if (kernel == "ssd<f32>") return {.share = 0.75};
+  if (kernel == "conv1d<f32>") return {.share = decode ? 0 : 0.60};
+  if (kernel.starts_with("attention<f32>")) return {.share = decode ? 0.80 : 0.55};
+  return {};
+}
+
 /// N, K >= 512; cold rows also hold at least 16 MB of weights. Small matrices are shown, not judged.
 inline Figure figure_of(const json& row) {
   const std::string format = text_of(row, "format"), level = text_of(row, "level"), kind = text_of(row, "kind");
@@ -40,6 +53,7 @@ inline Figure figure_of(const json& row) {
     return std::any_of(names.begin(), names.end(), [&](const char* n) { return format.starts_with(n); });
   };
   Figure f;
+  if (kind == "sequence") return sequence_figure(row);
   if (level == "ref" || number_of(row, "rows") < 512 || number_of(row, "cols") < 512) return f;
   if (kind == "cold" && number_of(row, "bytes") < 16e6) return f;
   if (is({"w8a8", "f32"})) f.ratio = 0.97;
@@ -141,8 +155,9 @@ inline std::vector<std::string> shortfalls(const json& run, const json& reasons)
     std::string reason = "not explained";
     for (const std::string& key : {kernel, level, kind})
       if (reasons.contains(key) && reasons[key].is_string()) reason = reasons[key].get<std::string>();
-    lines.push_back(fmt::format("`{}` {}x{}, {} tokens, {} threads: {}. {}", kind, int(number_of(row, "rows")),
-                                int(number_of(row, "cols")), int(number_of(row, "tokens")),
+    const bool sequence = text_of(row, "kind") == "sequence";
+    const std::string shape = sequence ? text_of(row, "shape") : fmt::format("{}x{}", int(number_of(row, "rows")), int(number_of(row, "cols")));
+    lines.push_back(fmt::format("`{}` {}, {} tokens, {} threads: {}. {}", kind, shape, int(number_of(row, "tokens")),
                                 int(number_of(row, "threads")), missed, reason));
   }
   return lines;
@@ -190,11 +205,28 @@ inline std::string rivals_line(const json& run) {
   return text;
 }
 
+/// The sequence kernels of a run; empty where it has none.
+inline Table sequence_table(const json& run) {
+  Table t{{"kernel", "level", "model", "tokens", "us", "memory us", "compute us", "limit", "share", "error"}, {}};
+  for (const auto& row : run["rows"])
+    if (text_of(row, "kind") == "sequence")
+      t.rows.push_back({text_of(row, "kernel"), text_of(row, "level"), text_of(row, "shape"),
+                        fmt::format("{}", int(number_of(row, "tokens"))), microseconds(number_of(row, "microseconds")),
+                        microseconds(number_of(row, "memory_microseconds")),
+                        microseconds(number_of(row, "compute_microseconds")), text_of(row, "limit"),
+                        percent(number_of(row, "share")), fmt::format("{:.1e}", number_of(row, "error"))});
+  return t;
+}
+
 inline std::string bench_text(const json& run) {
   Table t{row_header(false), {}};
-  for (const auto& row : run["rows"]) t.rows.push_back(row_cells(row, false));
+  for (const auto& row : run["rows"])
+    if (text_of(row, "kind") != "sequence") t.rows.push_back(row_cells(row, false));
   std::string text = fmt::format("{}\n{}\n{}counts of 16 lanes per second x 1e9\n\n{}", text_of(run, "cpu"),
-                                 read_table(run).text(), peaks_table(run).text(), t.text());
+                                 read_table(run).text(), peaks_table(run).text(), t.rows.empty() ? "" : t.text());
+  if (const Table s = sequence_table(run); !s.rows.empty())
+    text += (t.rows.empty() ? "" : "\n") + s.text() +
+            "memory: its bytes walked the same way; compute: exponentials, SiLUs, multiply-adds at the rates of registers\n";
   text +=
       "share = limit / time, limit = the longer of memory and port; error: rms against float64, of the kernel alone "
       "and with rounded activations\n";
@@ -311,6 +343,20 @@ at its rate, all of them at the best rate of any mix. Loads and stores count not
                         fmt::format("{}", int(number_of(row, "tokens"))), microseconds(number_of(row, "microseconds")),
                         fmt::format("{:.1f}", number_of(row, "gigabytes_per_second"))});
   if (!t.rows.empty()) page += "\n## Rounding the activations, 1 thread\n\n" + t.markdown();
+  if (const Table sequences = sequence_table(run); !sequences.rows.empty()) page += R"(
+## Sequence kernels, 1 thread
+
+Sizes of published models; one token finds its states in the memory of as many layers as the model has.
+
+* **memory us**: the bytes that the call must read and write, walked by lines in the same places in the same rounds:
+  lines read and written (rows, states), or the best plain reader (the KV of one query).
+* **compute us**: scan: one exponential per state and channel, at the rate of the same polynomial on registers. conv1d and
+  gated_norm: SiLUs (polynomial and division on registers) plus multiply-adds, which share its ports. Others: their
+  multiply-adds at the FMA peak; attention's exponentials count nothing.
+* **limit** is the longer of the two (scan of more than one token: its exponentials), **share** = limit / us.
+* **error**: rms(y - float64) / rms(float64) of the same inputs; rounded states and caches with their rounding.
+
+)" + sequences.markdown();
   const auto missed = shortfalls(run, reasons);
   page += fmt::format("\n## Rows that fall short\n\n{} rows are held to a figure, {} fall short of it.\n\n",
                       judged(run), missed.size());

@@ -12,7 +12,7 @@ namespace {
 
 struct Options {
   Common common;
-  std::string model, plan, uniform, output;
+  std::string model, plan, uniform, states, output;
 };
 
 Result<void> run(const Options& o) {
@@ -31,6 +31,11 @@ Result<void> run(const Options& o) {
     if (!precision) return Error{ErrorCode::usage, "--uniform", "a format name such as w4g32", "'" + o.uniform + "'"};
     KLENS_OK(apply_uniform(model, *precision, &notes));
     options.provenance += ", uniform " + o.uniform;
+  }
+  if (!o.states.empty()) {
+    KLENS_TRY(const std::vector<StateChoice> states, parse_states(o.states));
+    KLENS_OK(apply_states(model, states));
+    options.provenance += ", states " + o.states;
   }
   const std::string tokenizer = o.model + "/tokenizer.json";
   std::error_code ec;
@@ -55,6 +60,7 @@ void add_pack(CLI::App& app, int& status) {
   auto* plan = c->add_option("--plan", o->plan, "plan.json");
   auto* uniform = c->add_option("--uniform", o->uniform, "One format for every 2-D projection and the embedding");
   plan->excludes(uniform);
+  c->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4")->excludes(plan);
   c->add_option("-o,--output", o->output, "File to write")->required();
   c->callback([o, &status] {
     if (o->plan.empty() == o->uniform.empty()) status = fail({ErrorCode::usage, "pack", "--plan PLAN or --uniform FORMAT", "neither"});

@@ -5,6 +5,7 @@
 #include <klens/lens/select.hpp>
 #include <klens/lens/sensitivity_json.hpp>
 #include <klens/model/generic.hpp>
+#include <klens/quant/apply.hpp>
 #include <klens/report/table.hpp>
 #include <klens/version.hpp>
 
@@ -15,7 +16,7 @@ namespace {
 
 struct Options {
   Common common;
-  std::string sensitivity, bytes, ppl, latency, timings, ram, method = "knapsack", model, text, output, header, frontier, formats;
+  std::string sensitivity, bytes, ppl, latency, timings, ram, method = "knapsack", model, text, output, header, frontier, formats, states;
   double bpw = 0, gamma = 1.10;
   int context = 512, windows = 64;
 };
@@ -81,6 +82,21 @@ Result<Allocation> allocate_latency(const AllocationProblem& problem, double lim
   return a;
 }
 
+/// State formats into the skeleton of a plan; make_plan refuses what breaks a rule.
+Result<void> give_states(RuntimePlan& plan, std::span<const StateChoice> choices) {
+  std::vector<StateSite> sites;
+  for_each_state(plan, [&](const StateSite& site) { sites.push_back(site); });
+  for (const StateChoice& choice : choices)
+    for (const StateSite& site : sites) {
+      if (choice.kind && *choice.kind != site.kind) continue;
+      if (!state_allowed(site.kind, choice.format))
+        return Error{ErrorCode::usage, "--states", site.kind == StateKind::kv ? "f32, f16, s8 or s4 for a KV cache" : "f32, f16, s16 or s8 for a state",
+                     std::string(name_of(choice.format))};
+      set_state(plan, site.kind, site.layer, choice.format);
+    }
+  return {};
+}
+
 Result<void> write_plans(const Options& o, const PlanDocument& plan, const std::string& output, const std::string& header) {
   if (!output.empty()) KLENS_OK(write_plan(output, plan));
   if (!header.empty()) KLENS_OK(write_plan_header(header, plan));
@@ -107,7 +123,14 @@ Result<void> run(const Options& o) {
     allowed.push_back(*p);
   }
   const FormatFilter filter = allowed.empty() ? FormatFilter{} : [&](const Precision& p) { return std::find(allowed.begin(), allowed.end(), p) != allowed.end(); };
-  KLENS_TRY(const AllocationProblem problem, allocation_problem(s, filter));
+  // States chosen by hand are the plan's skeleton; under --ram the knapsack chooses among the measured ones.
+  std::vector<StateChoice> states;
+  if (!o.states.empty()) {
+    KLENS_TRY(states, parse_states(o.states));
+    if (s.reference) KLENS_OK(give_states(s.reference->plan, states));
+  }
+  const bool states_are_items = !o.ram.empty() && o.states.empty();
+  KLENS_TRY(const AllocationProblem problem, allocation_problem(s, filter, states_are_items ? o.context : 0));
   std::vector<std::pair<std::string, std::string>> provenance = {{"made by", "klens " KLENS_VERSION}, {"method", o.method}, {"measured on", s.text}};
 
   if (o.method == "segments") {
@@ -130,6 +153,7 @@ Result<void> run(const Options& o) {
   ThreadTeam team(o.common.thread_count());
   if (!o.model.empty()) {
     KLENS_TRY(model, load_model(o.model));
+    KLENS_OK(apply_states(*model, states));
   }
   if (!o.text.empty()) {
     KLENS_TRY(ids, ids_of_text(o.model, o.text));
@@ -155,9 +179,11 @@ Result<void> run(const Options& o) {
       KLENS_TRY(const std::int64_t ram, bytes_of(o.ram, "--ram"));
       if (!model) return Error{ErrorCode::usage, "--ram", "--model MODEL: its state and work space count too", "no model"};
       KLENS_TRY(const Session session, Session::create(*model, program, team.team(), {.context = o.context}));
-      budget = ram - session.bytes();
-      from = fmt::format("{} of memory less {} of state and work space at a context of {}", o.ram, bytes_text(session.bytes()), o.context);
-      if (budget <= 0) return Error{ErrorCode::usage, "--ram", "more than the " + bytes_text(session.bytes()) + " of state and work space", o.ram};
+      std::int64_t rest = session.bytes();   // states that are items count there
+      for (const AllocationItem& item : problem.items) rest -= item.state ? item.candidates.front().bytes : 0;
+      budget = ram - rest;
+      from = fmt::format("{} of memory less {} of {}work space at a context of {}", o.ram, bytes_text(rest), states_are_items ? "" : "state and ", o.context);
+      if (budget <= 0) return Error{ErrorCode::usage, "--ram", "more than the " + bytes_text(rest) + " of state and work space", o.ram};
     }
     provenance.emplace_back("budget", fmt::format("{} bytes ({})", budget, from));
     KLENS_TRY(choice, allocate_bytes(problem, budget));
@@ -190,7 +216,8 @@ Result<void> run(const Options& o) {
     provenance.emplace_back("selected on", fmt::format("{}: PPL {:.3f}, the best of {} that fit", stem_of(o.text), runs[best].result.ppl, runs.size()));
     if (best != 0) {
       std::vector<PlanEntry> entries = runs[best].choices;
-      KLENS_TRY(plan, make_plan(s.model, s.reference->plan, s.reference->small_bytes, std::move(entries), provenance, "plan for " + s.model));
+      KLENS_TRY(plan, make_plan(s.model, s.reference->plan, s.reference->small_bytes, std::move(entries), provenance, "plan for " + s.model,
+                                      states_are_items ? o.context : s.reference->context));
     } else {
       KLENS_TRY(plan, plan_of(s, problem, choice, provenance));
     }
@@ -219,7 +246,8 @@ void add_plan(CLI::App& app, int& status) {
   c->add_option("--ppl", o->ppl, "Predicted increase of perplexity: +1%");
   auto* latency = c->add_option("--latency", o->latency, "Time per decoded token: 2ms, 350us");
   latency->needs(c->add_option("--timings", o->timings, "timings.json of klens bench model, taken on the target"));
-  c->add_option("--ram", o->ram, "Weights, state, KV cache and work space: 64MiB");
+  c->add_option("--ram", o->ram, "Weights, state, KV cache and work space: 64MiB; chooses among states where they were measured (measure --kinds)");
+  c->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4 (default: f32)");
   c->add_option("--context", o->context, "Tokens of context for --ram")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->add_option("--method", o->method, "knapsack (exact), greedy or segments (the KL Lens paper's)")->check(CLI::IsMember({"knapsack", "greedy", "segments"}))->capture_default_str();
   c->add_option("--gamma", o->gamma, "greedy: keep a step while PPL is at most this many times the reference's")->check(CLI::Range(1.0, 100.0))->capture_default_str();

@@ -31,6 +31,7 @@
 #include <klens/component/attention.hpp>
 #include <klens/component/linear.hpp>
 #include <klens/component/selective_scan.hpp>
+#include <klens/component/state_space_dual.hpp>
 
 #include <klens/plan/budget.hpp>
 #include <klens/plan/check.hpp>

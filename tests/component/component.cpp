@@ -186,3 +186,73 @@ TEST_CASE("Attention: float64 agrees, steps give the bits of prefill") {
     attention.step(cache, q.data() + t * heads * qk, k.data() + t * kv_stride, v.data() + t * kv_stride, one.data() + t * heads * vd);
   CHECK(same_bits(y, one));
 }
+
+namespace {
+
+template <klens::State Format>
+void check_cache_format(double bound) {
+  constexpr klens::Precision precision{.state = Format};
+  const int heads = 4, kv_heads = 2, qk = 32, vd = 40, tokens = 30;
+  const std::vector<float> q = normal(std::size_t(tokens * heads * qk), 15), k = normal(std::size_t(tokens * kv_heads * vd), 16),
+                           v = normal(std::size_t(tokens * kv_heads * vd), 17);
+  const std::int64_t kv_stride = kv_heads * vd;
+  const auto rows = [&](const std::vector<float>& x, int from, int to, std::int64_t cols) {
+    return klens::Rows<const float>{x.data() + from * cols, to - from, cols, cols};
+  };
+  const auto attend = [&](auto& attention, klens::KvCache& cache, int from, int to, std::vector<float>& y) {
+    attention.prefill(cache, rows(q, from, to, heads * qk), {k.data() + from * kv_stride, to - from, kv_heads * qk, kv_stride},
+                      rows(v, from, to, kv_stride), {y.data() + from * heads * vd, to - from, heads * vd, heads * vd});
+  };
+  klens::Attention<precision> attention({.heads = heads});
+  klens::Attention<klens::Precision{}> reference({.heads = heads});
+  klens::KvCache cache(kv_heads, qk, vd, tokens, Format), exact(kv_heads, qk, vd, tokens);
+  CHECK(cache.format() == Format);
+  std::vector<float> y(std::size_t(tokens * heads * vd)), again(y.size()), want(y.size());
+  attend(attention, cache, 0, tokens, y);
+  attend(reference, exact, 0, tokens, want);
+  double worst = 0;
+  for (std::size_t i = 0; i < y.size(); ++i) worst = std::max(worst, double(std::abs(y[i] - want[i])));
+  CHECK(worst < bound);
+  CHECK(worst > bound / 20);   // it was rounded
+  // Rolled back over a wrong continuation, the right one gives the same bits: nothing of a later token stays.
+  klens::KvCache rolled(kv_heads, qk, vd, tokens, Format);
+  attend(attention, rolled, 0, 21, again);
+  rolled.truncate(11);
+  std::vector<float> unused(y.size());
+  attention.prefill(rolled, rows(q, 0, 9, heads * qk), {k.data(), 9, kv_heads * qk, kv_stride}, rows(v, 0, 9, kv_stride),
+                    {unused.data(), 9, heads * vd, heads * vd});
+  rolled.truncate(11);
+  for (int t = 11; t < tokens; ++t) attend(attention, rolled, t, t + 1, again);
+  CHECK(same_bits(y, again));
+  CHECK(attention.kernel_name().find("attention<kv=" + std::string(klens::name_of(Format)) + ">/") == 0);
+}
+
+}  // namespace
+
+TEST_CASE("Attention: caches of every format, rolled back and continued") {
+  check_cache_format<klens::State::f16>(4e-3);
+  check_cache_format<klens::State::s8>(0.05);
+  check_cache_format<klens::State::s4>(0.8);
+  CHECK(klens::KvCache(2, 64, 128, 100).capacity() == 112);
+}
+
+TEST_CASE("Attention: a token over 2048 positions, one thread and two: the same bits") {
+  const int heads = 3, qk = 16, vd = 16, tokens = 2048;
+  const std::vector<float> q = normal(std::size_t(heads * qk), 18), kv = normal(std::size_t(tokens * 2 * qk), 19);
+  for (const int window : {0, 700}) {
+    klens::ThreadTeam two(2);
+    klens::Attention<klens::Precision{.state = klens::State::s8}> alone({.heads = heads, .window = window, .meta = 5}),
+        shared({.heads = heads, .window = window, .meta = 5}, two.team());
+    klens::KvCache cache(1, qk, vd, tokens, klens::State::s8);
+    klens::KvAppendArgs append;
+    append.cache = cache.view(), append.k = kv.data(), append.v = kv.data() + qk, append.stride = 2 * qk;
+    append.tokens = tokens, append.end = 1;
+    cache.grow(tokens);
+    klens::kv_append(append);
+    std::vector<float> one(std::size_t(heads * vd)), other(one.size());
+    alone.attend(cache, {q.data(), 1, heads * qk, heads * qk}, {one.data(), 1, heads * vd, heads * vd});
+    shared.attend(cache, {q.data(), 1, heads * qk, heads * qk}, {other.data(), 1, heads * vd, heads * vd});
+    CHECK(same_bits(one, other));
+    CHECK(one[0] != 0.0f);
+  }
+}

@@ -20,20 +20,24 @@ constexpr int token_counts[] = {1, 3, 8, 13};   // GEMV tiles and GEMM
 struct Extra {
   static constexpr int rows = 70, panels = 5, q_stride = 96;
   klens::Epilogue e;
-  Guarded gate, absmax;
+  Guarded gate, absmax, column_scale;
   std::vector<std::int8_t> q8;
   std::vector<std::int16_t> q16;
   std::vector<std::int32_t> sums;
 
   Extra(int tokens, std::int64_t y_stride, unsigned seed)
-      : gate(tokens * y_stride), absmax(tokens * panels), q8(std::size_t(tokens * q_stride), 99),
+      : gate(tokens * y_stride), absmax(tokens * panels), column_scale(panels * 16),
+        q8(std::size_t(tokens * q_stride), 99),
         q16(std::size_t(tokens * q_stride), 999), sums(std::size_t(tokens * q_stride / 32), 9999) {
     fixture::Random dice(seed);
-    gate.fill(0.0f);
+    gate.fill(0.0f), column_scale.fill(0.0f);
+    for (int n = 0; n < rows; ++n) column_scale[n] = float(0.5 + dice.uniform(0, 1));
     for (int t = 0; t < tokens; ++t)
       for (int n = 0; n < rows; ++n) gate[t * y_stride + n] = float(2 * dice.normal());
     e.gate_stride = y_stride, e.absmax_stride = panels, e.q_stride = q_stride;
   }
+  void scale_columns() { e.column_scale = column_scale.data(); }
+  void square() { e.relu2 = true; }
   void multiply() { e.gate = gate.data(); }
   void maxima() { e.absmax = absmax.data(); }
   void requantize(float step) { e.step = step, e.q8 = q8.data(), e.q16 = q16.data(), e.sums = sums.data(); }
@@ -79,6 +83,8 @@ Violations violations(LinearCase& c, const Guarded& y, const Extra& x) {
       float v = 0;
       if (n < c.rows) {
         v = before(c, t, n);
+        if (x.e.column_scale) v = v * x.column_scale[n];
+        if (x.e.relu2) v = (v < 0 ? 0.0f : v) * (v < 0 ? 0.0f : v);
         if (x.e.gate) v = x.gate[t * c.y_stride + n] * v;
         if (c.with_residual) v = v + c.residual[std::size_t(t * c.y_stride + n)];
       }
@@ -122,19 +128,21 @@ TEST_CASE("the oracle itself: rounding by hand") {
   CHECK(integer(-0.75f, 0.5f) == -2);
 }
 
-TEST_CASE("epilogue: gate, residual, maxima, static integers: equal to scalar steps, alone and together") {
+TEST_CASE("epilogue: column scales, relu2, gate, residual, maxima, static integers: equal to scalar steps, alone and together") {
   unsigned seed = 1;
   for (const std::string format : some_formats)
     for (const int tokens : token_counts) {
       CAPTURE(format);
       CAPTURE(tokens);
       LinearCase c(format, Extra::rows, 148, tokens, seed++);
-      for (const int which : {0, 1, 2, 4, 7}) {
+      for (const int which : {0, 1, 2, 4, 7, 8, 16, 31}) {
         CAPTURE(which);
         Extra x(tokens, c.y_stride, 5);
         c.with_bias = which & 1, c.with_residual = which & 2;
         if (which & 1) x.multiply();
         if (which & 2) x.maxima();
+        if (which & 8) x.scale_columns();
+        if (which & 16) x.square();
         if (which & 4) x.requantize(step_for(run(c, fixture::active(), nullptr)) * (which & 1 ? 2.0f : 1.0f));
         CHECK(clean(violations(c, run(c, fixture::active(), &x.e), x)));
       }
@@ -145,7 +153,7 @@ TEST_CASE("epilogue: tripwires") {
   LinearCase c("w4g32a8", Extra::rows, 148, 3, 4);
   c.with_residual = true;
   Extra x(3, c.y_stride, 5);
-  x.multiply(), x.maxima(), x.requantize(step_for(run(c, fixture::active(), nullptr)));
+  x.multiply(), x.maxima(), x.scale_columns(), x.requantize(step_for(run(c, fixture::active(), nullptr)));
   const Guarded y = run(c, fixture::active(), &x.e);
   REQUIRE(clean(violations(c, y, x)));
   // What the oracle finds when one value is not what the kernel had or gave.
@@ -157,6 +165,9 @@ TEST_CASE("epilogue: tripwires") {
   };
   float& gate = x.gate[c.y_stride + 17];
   CHECK(broken(gate, gate + 0.01f).y == 1);
+  float& multiplier = x.column_scale[33];
+  CHECK(broken(multiplier, multiplier * 1.01f).y == c.tokens);
+  CHECK(broken(x.e.relu2, true).y > 0);
   CHECK(broken(x.e.step, x.e.step * 1.01f).q > 0);
   float& most = x.absmax[7];
   CHECK(broken(most, std::nextafter(most, 0.0f)).absmax == 1);
@@ -212,7 +223,7 @@ TEST_CASE("epilogue: all steps at once give the bits of ref, of any split, and o
     const float step = step_for(run(c, fixture::active(), nullptr));
     const auto all = [&] {
       auto x = std::make_unique<Extra>(tokens, c.y_stride, 8);
-      x->e.silu = x->e.silu_of_gate = true, x->multiply(), x->maxima(), x->requantize(step);
+      x->e.silu = x->e.silu_of_gate = true, x->multiply(), x->scale_columns(), x->square(), x->maxima(), x->requantize(step);
       return x;
     };
     const auto one = all(), other = all(), halves = all(), tokenwise = all();
@@ -283,4 +294,9 @@ TEST_CASE("epilogue: NaN is no maximum and becomes 0, infinity is clamped") {
   CHECK(x.absmax[2] == std::numeric_limits<float>::infinity());
   CHECK(x.q8[3] == 0);
   CHECK(x.q8[40] == -127);
+
+  x.square();
+  const Guarded squared = run(c, fixture::active(), &x.e);
+  CHECK(squared[3] != squared[3]);
+  CHECK(squared[40] == 0);
 }

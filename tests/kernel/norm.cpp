@@ -1,4 +1,5 @@
-// kernel/norm.hpp and kernel/swiglu.hpp against float64; split invariance; the bits of ref.
+// kernel/norm.hpp and kernel/swiglu.hpp against float64; split invariance; the bits of ref. Over 400 lines: one test per
+// norm, and each against quantize_row.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 
@@ -234,4 +235,153 @@ TEST_CASE("swiglu: within 4 ulp, padding 0, the bits of ref") {
     fixture::reference().swiglu(args);
     CHECK(fixture::same_bits(y, expected));
   }
+}
+
+TEST_CASE("head_norm: each head as rms_norm of its columns, nothing else touched, the bits of ref") {
+  for (const int head_dim : {1, 8, 20, 64, 128})
+    for (const bool weighted : {false, true}) {
+      CAPTURE(head_dim);
+      CAPTURE(weighted);
+      constexpr int heads = 3;
+      const int columns = heads * head_dim, stride = int(klens::round_up(columns, 32)) + 32;
+      Guarded x(tokens * stride), weight(klens::round_up(head_dim, 16));
+      fixture::Random random{unsigned(head_dim)};
+      random.fill(x, 2.0);
+      weight.fill(0.0f);
+      for (int i = 0; i < head_dim; ++i) weight[i] = float(1 + 0.2 * random.normal());
+      Guarded before(x.size()), expected(x.size());
+      for (std::int64_t i = 0; i < x.size(); ++i) before[i] = expected[i] = x[i];
+      klens::HeadNormArgs a{x.data(), stride, heads, head_dim, weighted ? weight.data() : nullptr, 1e-5f, 0, tokens};
+      fixture::active().head_norm(a);
+      Judge judge, tripwire;
+      for (int t = 0; t < tokens; ++t) {
+        for (int h = 0; h < heads; ++h) {
+          const std::int64_t at = t * stride + h * head_dim;
+          const auto w = weighted ? fixture::doubles(weight.data(), head_dim) : std::vector<double>{};
+          const auto want = oracle::rms_norm(fixture::doubles(before.data() + at, head_dim), w, double(1e-5f));
+          const auto other = oracle::rms_norm(fixture::doubles(before.data() + at, head_dim), w, double(3e-2f));
+          for (int i = 0; i < head_dim; ++i) {
+            judge(x[at + i], want[std::size_t(i)], ulp8 * std::abs(want[std::size_t(i)]));
+            tripwire(x[at + i], other[std::size_t(i)], ulp8 * std::abs(want[std::size_t(i)]));
+          }
+        }
+        for (int i = columns; i < stride; ++i) CHECK(x[t * stride + i] == before[t * stride + i]);
+      }
+      CHECK(judge.wrong == 0);
+      CHECK(tripwire.wrong > 0);
+      a.x = expected.data();
+      for (int t = tokens - 1; t >= 0; --t) a.begin = t, a.end = t + 1, fixture::reference().head_norm(a);
+      CHECK(fixture::same_bits(x, expected));
+    }
+}
+
+namespace {
+
+struct GatedCase {
+  int width, group, stride;
+  bool before;
+  NormCase x, z;
+  GatedCase(int w, int g, bool norm_before_gate)
+      : width(w), group(g), stride(0), before(norm_before_gate), x(w, 31), z(w, 32) { stride = x.stride; }
+  klens::GatedNormArgs args(float* y) {
+    return {x.x.data(), stride, z.x.data(), stride, x.weight.data(), y, stride, width, group, before, 1e-5f, 0, tokens};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("gated_norm: groups, gate first and norm first, within 16 ulp of float64; in place; the bits of ref") {
+  for (const auto& sizes : {std::pair{1, 0}, {17, 0}, {40, 20}, {64, 16}, {192, 0}, {192, 96}, {1536, 192}, {33, 11}})
+    for (const bool before : {false, true}) {
+      const int width = sizes.first, group = sizes.second;
+      CAPTURE(width);
+      CAPTURE(group);
+      CAPTURE(before);
+      GatedCase c(width, group, before);
+      Guarded y(c.x.y.size()), expected(y.size());
+      fixture::active().gated_norm(c.args(y.data()));
+      Judge judge, tripwire;
+      const int size = group > 0 ? group : width;
+      for (int t = 0; t < tokens; ++t) {
+        for (int first = 0; first < width; first += size) {
+          auto x = fixture::doubles(c.x.x.data() + t * c.stride + first, size);
+          const auto z = fixture::doubles(c.z.x.data() + t * c.stride + first, size);
+          const auto w = fixture::doubles(c.x.weight.data() + first, size);
+          const auto gated = [&](std::vector<double> v, bool gate) {
+            for (int i = 0; i < size; ++i) v[std::size_t(i)] *= gate ? oracle::silu(z[std::size_t(i)]) : 1.0;
+            return v;
+          };
+          const auto want = gated(oracle::rms_norm(gated(x, !before), w, double(1e-5f)), before);
+          x[0] *= 1.25;
+          const auto other = gated(oracle::rms_norm(gated(x, !before), w, double(1e-5f)), before);
+          for (int i = 0; i < size; ++i) {
+            const double got = y[t * c.stride + first + i], v = want[std::size_t(i)];
+            judge(got, v, 2 * ulp8 * std::abs(v));
+            tripwire(got, other[std::size_t(i)], 2 * ulp8 * std::abs(v));
+          }
+        }
+        for (int i = width; i < c.stride; ++i)
+          CHECK(y[t * c.stride + i] == (i < klens::round_up(width, 16) ? 0.0f : Guarded::canary));
+      }
+      CHECK(judge.wrong == 0);
+      CHECK((size == 1 || tripwire.wrong > 0));
+      auto a = c.args(expected.data());
+      for (int t = tokens - 1; t >= 0; --t) a.begin = t, a.end = t + 1, fixture::reference().gated_norm(a);
+      CHECK(fixture::same_bits(y, expected));
+      GatedCase other(width, group, before);   // onto z
+      fixture::active().gated_norm(other.args(other.z.x.data()));
+      for (int t = 0; t < tokens; ++t)
+        CHECK(std::memcmp(other.z.x.data() + t * c.stride, y.data() + t * c.stride, std::size_t(width) * 4) == 0);
+    }
+}
+
+TEST_CASE("gated_norm_quantize, mean_norm_quantize: the norm and then quantize_row, bit for bit, and the bits of ref") {
+  for (const int width : {1, 33, 192, 1600})
+    for (const auto activation : {klens::Activation::a8, klens::Activation::a16}) {
+      CAPTURE(width);
+      const std::int64_t stride = klens::round_up(width, 32);
+      struct Out {
+        Guarded y, f32, scale;
+        std::vector<std::int16_t> q16;
+        std::vector<std::int32_t> sums;
+        Out(std::int64_t rows, std::int64_t count)
+            : y(rows), f32(count), scale(tokens), q16(std::size_t(count), 7), sums(std::size_t(count / 32), 7) {}
+        klens::QuantizeRowArgs row(klens::Activation a, std::int64_t s) {
+          return {.activation = a, .q16 = q16.data(), .sums = sums.data(), .f32 = f32.data(), .scale = scale.data(),
+                  .stride = s};
+        }
+        bool operator==(const Out& o) const {
+          return fixture::same_bits(y, o.y) && fixture::same_bits(f32, o.f32) && fixture::same_bits(scale, o.scale) &&
+                 q16 == o.q16 && sums == o.sums;
+        }
+      };
+      GatedCase g(width, 0, false);
+      const auto after = [&](const klens::KernelTable& table, Out& o) {   // quantize_row of o.y
+        auto a = o.row(activation, stride);
+        a.x = o.y.data(), a.x_stride = g.stride, a.cols = width, a.begin = 0, a.end = tokens;
+        table.quantize_row(a);
+      };
+      const auto gated = [&](const klens::KernelTable& table, Out& o, bool fused) {
+        const auto norm = g.args(o.y.data());
+        if (fused) table.gated_norm_quantize({norm, o.row(activation, stride)});
+        else table.gated_norm(norm), after(table, o);
+      };
+      const auto mean = [&](const klens::KernelTable& table, Out& o, bool fused) {
+        const klens::MeanNormArgs norm{g.x.x.data(), g.z.x.data(), g.stride, g.x.weight.data(), g.z.weight.data(),
+            o.y.data(), width, 1e-6f, 0, tokens};
+        if (fused) table.mean_norm_quantize({norm, o.row(activation, stride)});
+        else table.mean_norm(norm), after(table, o);
+      };
+      const auto compare = [&](const auto& run) {
+        Out apart(tokens * g.stride, tokens * stride), fused(apart.y.size(), tokens * stride), ref(apart.y.size(), tokens * stride);
+        run(fixture::active(), apart, false), run(fixture::active(), fused, true), run(fixture::reference(), ref, true);
+        CHECK(apart == fused);
+        CHECK(apart == ref);
+        g.x.x[0] += 3.0f;   // tripwire
+        run(fixture::active(), ref, true);
+        CHECK((width == 1 || !(apart == ref)));
+      };
+      compare(gated);
+      compare(mean);
+    }
 }

@@ -70,3 +70,41 @@ TEST_CASE("rope: within 2^-23 of the pair's magnitude, only the heads' columns c
     CHECK(fixture::same_bits(x, split));
   }
 }
+
+TEST_CASE("rope: partial: the first rotary_dim columns of a head turn as a head of that size, the others stay") {
+  for (const auto& sizes : {std::pair{64, 32}, {34, 6}, {128, 64}, {48, 48}}) {
+    const int head_dim = sizes.first, rotary = sizes.second;
+    CAPTURE(head_dim);
+    CAPTURE(rotary);
+    constexpr int tokens = 5, heads = 3, position = 77;
+    const int stride = int(klens::round_up(heads * head_dim, 32));
+    const Guarded angles = table(position + tokens, rotary);
+    Guarded x(tokens * stride), before(tokens * stride), expected(tokens * stride);
+    fixture::Random(unsigned(head_dim)).fill(x);
+    for (std::int64_t i = 0; i < x.size(); ++i) before[i] = expected[i] = x[i];
+    klens::RopeArgs a{x.data(), stride, heads, head_dim, angles.data(), position, 0, tokens};
+    a.rotary_dim = rotary;
+    fixture::active().rope(a);
+    a.x = expected.data();
+    fixture::reference().rope(a);
+    CHECK(fixture::same_bits(x, expected));
+    fixture::Judge judge, tripwire;
+    int moved = 0;
+    for (int t = 0; t < tokens; ++t)
+      for (int h = 0; h < heads; ++h) {
+        const std::int64_t base = std::int64_t(t) * stride + h * head_dim;
+        const auto in = fixture::doubles(before.data() + base, rotary);
+        const auto want = oracle::rope(in, position + t, theta);
+        for (int i = 0; i < rotary; ++i) {
+          const double bound =
+              0x1p-23 * (std::abs(in[std::size_t(i)]) + std::abs(in[std::size_t((i + rotary / 2) % rotary)]));
+          judge(x[base + i], want[std::size_t(i)], bound);
+          tripwire(x[base + i], in[std::size_t(i)], bound);
+        }
+        for (int i = rotary; i < head_dim; ++i) moved += x[base + i] != before[base + i];
+      }
+    CHECK(judge.wrong == 0);
+    CHECK(tripwire.wrong > 0);
+    CHECK(moved == 0);
+  }
+}

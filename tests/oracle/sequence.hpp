@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 namespace oracle {
@@ -68,6 +69,53 @@ inline std::vector<double> attention(const std::vector<double>& q, const Matrix&
   }
   for (double& value : out) value /= total;
   return out;
+}
+
+/// Numbers of a KV cache, read from its bytes by the words of kernel/args.hpp (KvView): `bits` is 32, 16, 8 or 4.
+inline double bf16_value(const void* scales, std::int64_t i) {
+  std::uint16_t h;
+  std::memcpy(&h, static_cast<const unsigned char*>(scales) + 2 * i, 2);
+  const int exponent = h >> 7 & 255, mantissa = h & 127;
+  const double size = exponent == 0 ? std::ldexp(mantissa, -133) : std::ldexp(128 + mantissa, exponent - 134);
+  return h >> 15 ? -size : size;
+}
+inline double half_value(const void* cells, std::int64_t i) {
+  std::uint16_t h;
+  std::memcpy(&h, static_cast<const unsigned char*>(cells) + 2 * i, 2);
+  const int exponent = h >> 10 & 31, mantissa = h & 1023;
+  const double size = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
+  return h >> 15 ? -size : size;
+}
+inline int code_at(const void* cells, std::int64_t byte, bool high) {
+  const int b = static_cast<const unsigned char*>(cells)[byte], nibble = high ? b / 16 : b % 16;
+  return nibble < 8 ? nibble : nibble - 16;
+}
+
+/// A number of the cache, and the step between neighbouring codes (0 where there are none).
+struct KvNumber { double value, step; };
+
+inline KvNumber plain_number(const void* cells, const void* scales, int bits, std::int64_t i, std::int64_t scale) {
+  if (bits == 16) return {half_value(cells, i), 0};
+  if (bits == 8) {
+    const double step = bf16_value(scales, scale);
+    return {static_cast<const signed char*>(cells)[i] * step, step};
+  }
+  float f;
+  std::memcpy(&f, static_cast<const unsigned char*>(cells) + 4 * i, 4);
+  return {f, 0};
+}
+/// K of head g, position j, column d; V of column c.
+inline KvNumber kv_k(const void* k, const void* scales, int bits, int capacity, int qk, int g, int j, int d) {
+  const std::int64_t block = std::int64_t(g) * (capacity / 16) + j / 16, lane = j % 16;
+  if (bits != 4) return plain_number(k, scales, bits, (block * qk + d) * 16 + lane, std::int64_t(g) * capacity + j);
+  const double step = bf16_value(scales, (std::int64_t(g) * ((qk + 31) / 32) + d / 32) * capacity + j);
+  return {code_at(k, (block * ((qk + 1) / 2) + d / 2) * 16 + lane, d % 2 == 1) * step, step};
+}
+inline KvNumber kv_v(const void* v, const void* scales, int bits, int capacity, int vd, int g, int j, int c) {
+  const std::int64_t row = std::int64_t(g) * capacity + j;
+  if (bits != 4) return plain_number(v, scales, bits, row * ((vd + 15) / 16 * 16) + c, row);
+  const double step = bf16_value(scales, (std::int64_t(g) * ((vd + 31) / 32) + c / 32) * capacity + j);
+  return {code_at(v, row * ((vd + 31) / 32 * 16) + c / 32 * 16 + c % 16, c / 16 % 2 == 1) * step, step};
 }
 
 /// y[t] = act(bias + sum_k w[k] x[t - taps + 1 + k]) of one channel, zero history; `magnitude` = bias and terms in

@@ -2,7 +2,8 @@
 //
 //   dt = softplus(dt_raw + dt_bias);  h = exp(dt A) h + dt x B;  y = (D x + h C) silu(z)
 //
-// Reads P.activation (of its inputs) and P.state; both must be f32 so far. prefill() gives the bits of as many steps.
+// Reads P.state, the format of the ScanState (f32, f16, s16, s8: rounded after every token, kernel/state_round.hpp), and
+// P.activation (of its inputs), which must be f32. prefill() gives the bits of as many steps, for any number of threads.
 #pragma once
 
 #include <klens/component/names.hpp>
@@ -10,6 +11,7 @@
 #include <klens/core/denormals.hpp>
 #include <klens/core/det_math.hpp>
 #include <klens/core/team.hpp>
+#include <klens/format/state.hpp>
 #include <klens/kernel/scan.hpp>
 
 namespace klens {
@@ -52,7 +54,7 @@ inline namespace KLENS_NS {
 
 template <Precision P>
 class SelectiveScan {
-  static_assert(P.state == State::f32, "klens: SelectiveScan<P>: P.state must be f32: rounded states (f16, s16, s8, s4) are not implemented");
+  static_assert(P.state != State::s4, "klens: SelectiveScan<P>: P.state must be f32, f16, s16 or s8: there is no scan state of s4");
   static_assert(P.activation == Activation::f32, "klens: SelectiveScan<P>: P.activation must be f32: quantized scan inputs are not implemented");
 
  public:
@@ -68,6 +70,7 @@ class SelectiveScan {
   /// All rows in order; y: round_up(channels, 16) floats of each row are written.
   void prefill(ScanState& state, const ScanInputs& in, const Rows<float>& y) const {
     KLENS_ASSERT(state.channels() == parameters_->channels() && state.n_state() == parameters_->n_state());
+    KLENS_ASSERT(state.format() == P.state);
     KLENS_ASSERT(in.x.rows == y.rows && in.dt.rows == y.rows && in.b.rows == y.rows && in.c.rows == y.rows);
     const FlushDenormals flush;
     ScanArgs a;
@@ -75,15 +78,17 @@ class SelectiveScan {
     a.b = in.b.data, a.b_stride = in.b.stride, a.c = in.c.data, a.c_stride = in.c.stride, a.z = in.z.data, a.z_stride = in.z.stride;
     a.a2 = parameters_->a2(), a.d = parameters_->d(), a.state = state.data(), a.y = y.data, a.y_stride = y.stride;
     a.channels = parameters_->channels(), a.n_state = parameters_->n_state(), a.tokens = int(y.rows);
-    const int groups = int(div_up(a.channels, lanes));
-    for_each(team_, groups, [&a](int group, int) {
+    a.format = P.state, a.scales = state.scales(), a.key = state.key(), a.position = state.position();
+    state.grow(a.tokens);
+    const int groups = int(div_up(a.channels, lanes)), grain = a.tokens >= 8 ? 1 : 8;
+    for_each(team_, int(div_up(groups, grain)), [&](int i, int) {
       ScanArgs part = a;
-      part.begin = group, part.end = group + 1;
-      scan(part);
+      part.begin = i * grain, part.end = part.begin + grain < groups ? part.begin + grain : groups;
+      scan_as<P.state>(part);
     });
   }
 
-  static std::string kernel_name() { return component_kernel_name("scan", "f32"); }
+  static std::string kernel_name() { return component_kernel_name("scan", std::string(name_of(P.state))); }
 
  private:
   const ScanParameters* parameters_;

@@ -1,7 +1,7 @@
 // A level's translation unit, part "linear_a8": every linear with DotKind::a8. The array is there to instantiate them.
 #pragma once
 
-#include <klens/dispatch/registry.hpp>
+#include <klens/dispatch/linear_kernels.hpp>
 #include <klens/kernel/linear.hpp>
 
 namespace klens::inline KLENS_NS {

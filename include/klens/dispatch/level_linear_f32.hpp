@@ -2,7 +2,7 @@
 // them.
 #pragma once
 
-#include <klens/dispatch/registry.hpp>
+#include <klens/dispatch/linear_kernels.hpp>
 #include <klens/kernel/linear.hpp>
 
 namespace klens::inline KLENS_NS {

@@ -2,11 +2,13 @@
 // KLENS_OVERRIDES_ONLY brings what it replaces and leaves the rest null: klens_add_levels() merges the tables.
 #pragma once
 
+#include <klens/dispatch/linear_kernels.hpp>
 #include <klens/dispatch/table.hpp>
 #include <klens/isa/native.hpp>
 #include <klens/kernel/attention.hpp>
 #include <klens/kernel/conv1d.hpp>
 #include <klens/kernel/embed.hpp>
+#include <klens/kernel/hadamard.hpp>
 #include <klens/kernel/kv.hpp>
 #if defined(KLENS_HAS_BF16)
 #include <klens/kernel/linear_fast.hpp>
@@ -15,41 +17,13 @@
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>
 #include <klens/kernel/scan.hpp>
+#include <klens/kernel/short_conv.hpp>
+#include <klens/kernel/softmax.hpp>
+#include <klens/kernel/ssd.hpp>
 #include <klens/kernel/swiglu.hpp>
 #include <klens/kernel/vocab_kl.hpp>
 
-// X(codec): weights of each codec as linears. Floats have one scale (none), nf4 has groups, integers have either.
-#define KLENS_FLOAT_CODECS(X) X(f32) X(f16) X(bf16)
-#define KLENS_INTEGER_CODECS(X) X(i2) X(i3) X(i4) X(i5) X(i6) X(i8)
-
 namespace klens::inline KLENS_NS {
-
-/// Defined in kernel/linear.hpp, which only the units that instantiate linears include.
-template <Codec C, bool Grouped, DotKind D>
-void linear(const LinearArgs& a);
-
-/// All linears of one dot kind; the array a unit defines to instantiate them.
-template <DotKind D>
-struct LinearKernels {
-  Kernel<LinearArgs> of[codec_count][2];
-};
-
-template <DotKind D>
-consteval LinearKernels<D> linear_kernels() {
-  LinearKernels<D> t{};
-  if constexpr (D == DotKind::f32) {
-#define KLENS_LINEAR(codec) t.of[int(Codec::codec)][0] = &linear<Codec::codec, false, D>;
-    KLENS_FLOAT_CODECS(KLENS_LINEAR)
-#undef KLENS_LINEAR
-    t.of[int(Codec::nf4)][1] = &linear<Codec::nf4, true, D>;
-  }
-#define KLENS_LINEAR(codec)                                    \
-  t.of[int(Codec::codec)][0] = &linear<Codec::codec, false, D>; \
-  t.of[int(Codec::codec)][1] = &linear<Codec::codec, true, D>;
-  KLENS_INTEGER_CODECS(KLENS_LINEAR)
-#undef KLENS_LINEAR
-  return t;
-}
 
 /// Whether this unit's level has a linear of its own for a dot kind.
 consteval bool brings_linear([[maybe_unused]] DotKind d) {

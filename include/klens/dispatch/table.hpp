@@ -6,24 +6,30 @@
 #include <klens/kernel/kinds.hpp>
 
 // Every kernel but the linears, one line each: X(name, arguments). Its entry in the table follows from it.
-#define KLENS_KERNELS(X)             \
-  X(quantize_row, QuantizeRowArgs)   \
-  X(rms_norm, RmsNormArgs)           \
-  X(norm_quantize, NormQuantizeArgs) \
-  X(mean_norm, MeanNormArgs)         \
-  X(swiglu, SwigluArgs)              \
-  X(rope, RopeArgs)                  \
-  X(kv_append, KvAppendArgs)         \
-  X(attention, AttentionArgs)        \
-  X(conv1d, Conv1dArgs)              \
-  X(scan, ScanArgs)                  \
-  X(embed, EmbedArgs)                \
-  X(vocab_kl, VocabKlArgs)
+#define KLENS_KERNELS(X)                        \
+  X(quantize_row, QuantizeRowArgs)              \
+  X(rms_norm, RmsNormArgs)                      \
+  X(norm_quantize, NormQuantizeArgs)            \
+  X(mean_norm, MeanNormArgs)                    \
+  X(mean_norm_quantize, MeanNormQuantizeArgs)   \
+  X(head_norm, HeadNormArgs)                    \
+  X(gated_norm, GatedNormArgs)                  \
+  X(gated_norm_quantize, GatedNormQuantizeArgs) \
+  X(swiglu, SwigluArgs)                         \
+  X(rope, RopeArgs)                             \
+  X(hadamard, HadamardArgs)                     \
+  X(kv_append, KvAppendArgs)                    \
+  X(attention, AttentionArgs)                   \
+  X(attention_merge, AttentionMergeArgs)        \
+  X(conv1d, Conv1dArgs)                         \
+  X(short_conv, ShortConvArgs)                  \
+  X(scan, ScanArgs)                             \
+  X(ssd, SsdArgs)                               \
+  X(embed, EmbedArgs)                           \
+  X(vocab_kl, VocabKlArgs)                      \
+  X(softmax, SoftmaxArgs)
 
 namespace klens {
-
-template <class Args>
-using Kernel = void (*)(const Args&);
 
 /// Function pointers of one level. linear[codec][0: row scale, 1: groups][dot kind]; combinations that do not exist are
 /// null. The fast entries break the promise of equal bits: null where a level has no faster way, used under the policy

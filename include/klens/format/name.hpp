@@ -1,6 +1,7 @@
-// Format names, the only spelling in files and tables: f32 f16 bf16 w8 w4 w4g32 nf4g64, then a8 a16 a8s, then s16 s8 s4.
+// Format names, the only spelling in files and tables: f32 f16 bf16 w8 w4 w4g32 nf4g64, then a8 a16 a8s, then f16 s16 s8 s4.
 //   weight := f32 | f16 | bf16 | wB | wBgN | nf4gN       activation := (nothing: f32) | a16 | a8 | a8s
-//   state  := (nothing: f32) | s16 | s8 | s4             name := weight activation? state?     e.g. w4g32a8, w8a16, f16s8
+//   state  := (nothing: f32) | f16 | s16 | s8 | s4       name := weight activation? state?     e.g. w4g32a8, w8a16, f16s8
+// A state component alone has the bare name of its format: f32 f16 s16 s8 s4 (format/state.hpp).
 #pragma once
 
 #include <klens/format/scheme.hpp>
@@ -48,14 +49,15 @@ constexpr std::optional<Precision> parse_format(std::string_view text) {
   if (eat(text, "a16")) p.activation = Activation::a16;
   else if (eat(text, "a8s")) {
     // "a8s8" is a8 followed by the state s8; "a8s" alone, and "a8ss8", have the static scale.
-    if (!text.empty() && text[0] != 's') {
+    if (!text.empty() && text[0] != 's' && text[0] != 'f') {
       p.activation = Activation::a8;
       p.state = text == "16" ? State::s16 : text == "8" ? State::s8 : text == "4" ? State::s4 : State::f32;
       if (p.state == State::f32) return std::nullopt;
       text = {};
     } else p.activation = Activation::a8s;
   } else if (eat(text, "a8")) p.activation = Activation::a8;
-  if (eat(text, "s16")) p.state = State::s16;
+  if (eat(text, "f16")) p.state = State::f16;
+  else if (eat(text, "s16")) p.state = State::s16;
   else if (eat(text, "s8")) p.state = State::s8;
   else if (eat(text, "s4")) p.state = State::s4;
   if (!text.empty() || !storable(p.weight_bits, p.scheme)) return std::nullopt;
@@ -85,6 +87,7 @@ inline std::string format_name(const Precision& p) {
 
 static_assert(parse_format("w4g32a8")->scheme.group == 32 && parse_format("w8a16")->activation == Activation::a16);
 static_assert(parse_format("w4a8s8")->state == State::s8 && parse_format("w4a8s")->activation == Activation::a8s);
+static_assert(parse_format("f16f16")->state == State::f16 && parse_format("w4a8sf16")->activation == Activation::a8s);
 static_assert(parse_format("w4a8ss8")->activation == Activation::a8s && !parse_format("w4g65568") && !parse_format("w04"));
 static_assert(!parse_format("w7") && !parse_format("w4g33") && !parse_format("w4x") && !parse_format(""));
 

@@ -3,15 +3,16 @@
 #pragma once
 
 #include <klens/io/json.hpp>
+#include <klens/plan/names.hpp>
 
-#include <array>
+#include <span>
 #include <string>
 #include <string_view>
 
 namespace klens {
 
 /// model_type values that klens can run.
-inline constexpr std::array<std::string_view, 1> known_model_types = {"hymba"};
+inline constexpr std::span<const std::string_view> known_model_types = family_names;
 
 /// Caps, each about ten times the largest published model.
 inline constexpr std::int64_t max_layers = 1024, max_width = 1 << 18, max_heads = 4096, max_vocab = 1 << 22,
@@ -127,9 +128,19 @@ inline Result<ModelConfig> parse_config(std::string_view text, const std::string
   }
   if (!known) return c.unsupported("model_type", "one of: " + list);
   KLENS_TRY(c.hidden_size, c.integer("hidden_size", 1, max_width));
-  KLENS_TRY(c.layers, c.integer("num_hidden_layers", 1, max_layers));
+  // Nemotron-H may say its layers by their kinds alone.
+  std::int64_t listed = 0;
+  if (const auto kinds = c.json.find("layers_block_type"); kinds != c.json.end() && kinds->is_array()) listed = std::int64_t(kinds->size());
+  if (listed > 0 && json_absent(c.json, "num_hidden_layers")) {
+    if (listed > max_layers) return c.unsupported("layers_block_type", "at most " + std::to_string(max_layers) + " layers");
+    c.layers = listed;
+  } else {
+    KLENS_TRY(c.layers, c.integer("num_hidden_layers", 1, max_layers));
+  }
   KLENS_TRY(c.vocab_size, c.integer("vocab_size", 1, max_vocab));
-  KLENS_TRY(c.tied_head, c.boolean_or("tie_word_embeddings", true));
+  // transformers leaves the key out where it has the family's default.
+  const bool tied = c.model_type != "falcon_h1" && c.model_type != "bamba" && c.model_type != "nemotron_h";
+  KLENS_TRY(c.tied_head, c.boolean_or("tie_word_embeddings", tied));
   return c;
 }
 

@@ -34,7 +34,7 @@ struct PackedInfo {
   std::string provenance;        // who made it of what, for people
   std::uint64_t shape_hash = 0;  // of the model's Shape; a specialised program compares it
   std::map<std::string, std::string>
-      sites;  // format names of sites without a matrix: "model.layers.0.mamba.scan" -> "f32s8"
+      sites;  // formats of states that are not f32: "model.layers.0.mamba.scan_state" -> "s8"
 };
 
 /// One entry to write: a matrix (lines set), or a small tensor in the checkpoint's type.

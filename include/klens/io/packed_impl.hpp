@@ -2,6 +2,7 @@
 #pragma once
 
 #include <klens/format/name.hpp>
+#include <klens/format/state.hpp>
 #include <klens/io/atomic_file.hpp>
 #include <klens/io/checksum.hpp>
 #include <klens/io/packed.hpp>
@@ -126,8 +127,8 @@ inline Result<void> write_packed(const std::string& path, const PackedInfo& info
     extents.push_back(extent);
   }
   for (const auto& [site, format] : info.sites)
-    if (!parse_format(format))
-      return Error{ErrorCode::usage, path + ": site '" + site + "'", "a format name", "'" + format + "'"};
+    if (!parse_state(format))
+      return Error{ErrorCode::usage, path + ": site '" + site + "'", "f32, f16, s16, s8 or s4", "'" + format + "'"};
   std::vector<PackedPlace> places;
   const std::int64_t payload_bytes = lay_out(extents, places);
 
@@ -253,8 +254,8 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
   if (hash.empty()) return Error{ErrorCode::format, place + ": 'shape_hash'", "16 hexadecimal digits", "''"};
   KLENS_TRY(const Json* const sites, json_object(header, "sites", place));
   for (const auto& [site, value] : sites->items()) {
-    if (!value.is_string() || !parse_format(value.get_ref<const std::string&>()))
-      return Error{ErrorCode::format, place + ": site '" + clip(site, 120) + "'", "a format name", describe(value)};
+    if (!value.is_string() || !parse_state(value.get_ref<const std::string&>()))
+      return Error{ErrorCode::format, place + ": site '" + clip(site, 120) + "'", "f32, f16, s16, s8 or s4", describe(value)};
     info_.sites.emplace(site, value.get_ref<const std::string&>());
   }
   KLENS_TRY(const Json* const table, json_array(header, "tensors", place));

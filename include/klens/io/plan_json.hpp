@@ -1,7 +1,9 @@
 // plan.json, schema klens.plan/1:
-//   {"schema", "model", "shape": {family, layers, hidden, ...}, "layers": [{"window", "kv_source"}], "shape_hash": "0x...",
+//   {"schema", "model", "shape": {family, layers, hidden, ...}, "layers": [{mixer, ffn, window, kv_source}], "shape_hash": "0x...",
 //    "bytes", "small_bytes", "bits_per_weight", "entries": [{"component", "format", "bytes", "kl", "reason"}],
-//    "provenance": {key: text}}
+//    "states": [{"component", "format", "bytes", "kl", "reason"}], "context", "provenance": {key: text}}
+// "states": scan states, convolution states and KV caches, format f32 f16 s16 s8 or s4, bytes of memory per sequence ("context"
+// tokens of a KV cache), which are no part of "bytes". Absent: all are f32.
 // Equal plans give equal text. `bytes` of the reader's result are recomputed; a file that says otherwise is refused.
 #pragma once
 
@@ -11,34 +13,79 @@
 #include <klens/plan/emit.hpp>
 
 namespace klens {
-namespace detail {
-
-/// The integer members of Shape under their names in the file.
-struct ShapeMember { const char* name; int Shape::*member; };
-inline constexpr ShapeMember shape_members[] = {
-    {"layers", &Shape::layers},   {"hidden", &Shape::hidden},       {"vocab", &Shape::vocab},     {"heads", &Shape::heads},
-    {"kv_heads", &Shape::kv_heads}, {"qk_dim", &Shape::qk_dim},     {"v_dim", &Shape::v_dim},     {"inner", &Shape::inner},
-    {"n_state", &Shape::n_state}, {"conv_taps", &Shape::conv_taps}, {"dt_rank", &Shape::dt_rank}, {"ffn", &Shape::ffn},
-    {"meta", &Shape::meta}};
-
-}  // namespace detail
-
 inline Json plan_to_json(const PlanDocument& document) {
   const RuntimePlan& plan = document.plan;
-  Json shape = {{"family", "hymba"}, {"tied_head", plan.shape.tied_head}, {"norm_eps", plan.shape.norm_eps},
-                {"rope_theta", plan.shape.rope_theta}};
-  for (const auto& m : detail::shape_members) shape[m.name] = plan.shape.*m.member;
+  Json shape = {{"family", name_of(plan.shape.family)}};
+  for_each_shape_member([&](const char* name, auto member) { shape[name] = plan.shape.*member; });
   Json layers = Json::array(), entries = Json::array(), provenance = Json::object();
-  for (const LayerPlan& l : plan.layers) layers.push_back({{"window", l.window}, {"kv_source", l.kv_source}});
-  for (const PlanEntry& e : document.entries)
-    entries.push_back({{"component", e.component}, {"format", format_name(e.format)}, {"bytes", e.bytes},
-                       {"kl", e.kl ? Json(*e.kl) : Json()}, {"reason", e.reason}});
+  for (const LayerPlan& l : plan.layers) layers.push_back(
+        {{"mixer", name_of(l.mixer)}, {"ffn", name_of(l.ffn)}, {"window", l.window}, {"kv_source", l.kv_source}});
+  const auto entry = [](const PlanEntry& e, const std::string& format) -> Json {
+    return {{"component", e.component}, {"format", format}, {"bytes", e.bytes}, {"kl", e.kl ? Json(*e.kl) : Json()}, {"reason", e.reason}};
+  };
+  for (const PlanEntry& e : document.entries) entries.push_back(entry(e, format_name(e.format)));
   for (const auto& [key, value] : document.provenance) provenance[key] = value;
-  return {{"schema", "klens.plan/1"}, {"model", document.model}, {"shape", shape}, {"layers", layers},
-          {"shape_hash", detail::hex(shape_hash(plan))}, {"bytes", weight_bytes(document)},
-          {"small_bytes", document.small_bytes}, {"bits_per_weight", bits_per_weight(document)},
-          {"entries", entries}, {"provenance", provenance}};
+  Json j = {{"schema", "klens.plan/1"}, {"model", document.model}, {"shape", shape}, {"layers", layers},
+            {"shape_hash", detail::hex(shape_hash(plan))}, {"bytes", weight_bytes(document)},
+            {"small_bytes", document.small_bytes}, {"bits_per_weight", bits_per_weight(document)},
+            {"entries", entries}, {"provenance", provenance}};
+  if (!states_are_f32(plan)) {
+    j["states"] = Json::array(), j["context"] = document.context;
+    for (const PlanEntry& e : document.states) j["states"].push_back(entry(e, std::string(name_of(e.format.state))));
+  }
+  return j;
 }
+
+namespace detail {
+
+/// Members of Shape; those that are absent keep their defaults, sizes that every model has are required.
+inline Result<void> read_shape(const Json& j, const std::string& where, Shape& s) {
+  Result<void> result;
+  for_each_shape_member([&]<class T>(const char* name, T Shape::*member) {
+    if (!result) return;
+    const auto take = [&](auto&& found) {
+      if (!found) result = found.error();
+      else s.*member = T(*found);
+    };
+    if constexpr (std::is_same_v<T, float>) take(json_number_or(j, name, where, double(s.*member), 0, 1e30));
+    else if constexpr (std::is_same_v<T, bool>) take(json_bool_or(j, name, where, s.*member));
+    else if (member == &Shape::layers || member == &Shape::hidden || member == &Shape::vocab) take(json_int(j, name, where, 0, 1 << 24));
+    else take(json_int_or(j, name, where, s.*member, 0, 1 << 24));
+  });
+  return result;
+}
+
+/// The choices in a list of components (format names) or states (bare state names).
+inline Result<void> read_entries(const Json& j, const char* key, const std::string& where, std::size_t most, std::vector<PlanEntry>& choices) {
+  const bool states = std::string_view(key) == "states";
+  KLENS_TRY(const Json* const entries, json_array(j, key, where));
+  if (entries->size() > most) return key_error(entries, key, where, "one entry per component");
+  for (std::size_t i = 0; i < entries->size(); ++i) {
+    const Json& entry = (*entries)[i];
+    const std::string in_entry = where + ": '" + key + "'[" + std::to_string(i) + "]";
+    PlanEntry e;
+    KLENS_TRY(e.component, json_string(entry, "component", in_entry));
+    KLENS_TRY(const std::string format, json_string(entry, "format", in_entry));
+    std::optional<Precision> precision = parse_format(format);
+    if (states) {
+      const auto state = parse_state(format);
+      precision = state ? std::optional(state_precision(*state)) : std::nullopt;
+    }
+    if (!precision)
+      return Error{ErrorCode::format, in_entry + ": 'format'", states ? "f32, f16, s16, s8 or s4" : "a format name such as w4g32 or w8a8",
+                   "'" + clip(format, 40) + "'"};
+    e.format = *precision;
+    KLENS_TRY(e.bytes, json_int_or(entry, "bytes", in_entry, 0, 0, std::int64_t(1) << 50));
+    if (!json_absent(entry, "kl")) {
+      KLENS_TRY(e.kl, json_number(entry, "kl", in_entry));
+    }
+    KLENS_TRY(e.reason, json_string_or(entry, "reason", in_entry, ""));
+    choices.push_back(std::move(e));
+  }
+  return {};
+}
+
+}  // namespace detail
 
 /// The plan in a JSON document. `where` names the file in errors.
 inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& where) {
@@ -50,16 +97,11 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
   KLENS_TRY(const Json* const shape, json_object(j, "shape", where));
   const std::string in_shape = where + ": 'shape'";
   KLENS_TRY(const std::string family, json_string(*shape, "family", in_shape));
-  if (family != "hymba") return Error{ErrorCode::unsupported, in_shape + ": 'family'", "hymba", detail::clip(family, 60)};
-  for (const auto& m : detail::shape_members) {
-    KLENS_TRY(const std::int64_t value, json_int(*shape, m.name, in_shape, 0, 1 << 24));
-    skeleton.shape.*m.member = int(value);
-  }
-  KLENS_TRY(skeleton.shape.tied_head, json_bool(*shape, "tied_head", in_shape));
-  KLENS_TRY(const double norm_eps, json_number(*shape, "norm_eps", in_shape, 0, 1));
-  KLENS_TRY(const double rope_theta, json_number(*shape, "rope_theta", in_shape, 0, 1e30));
-  skeleton.shape.norm_eps = float(norm_eps);
-  skeleton.shape.rope_theta = float(rope_theta);
+  const int known_family = index_of(family_names, family);
+  if (known_family < 0)
+    return Error{ErrorCode::unsupported, in_shape + ": 'family'", "a family that klens knows", detail::clip(family, 60)};
+  skeleton.shape.family = Family(known_family);
+  KLENS_OK(detail::read_shape(*shape, in_shape, skeleton.shape));
 
   KLENS_TRY(const Json* const layers, json_array(j, "layers", where));
   if (layers->size() > 4096) return detail::key_error(layers, "layers", where, "at most 4096 layers");
@@ -68,31 +110,22 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
     LayerPlan l;
     KLENS_TRY(const std::int64_t window, json_int((*layers)[i], "window", in_layer, 0, 1 << 24));
     KLENS_TRY(const std::int64_t kv_source, json_int((*layers)[i], "kv_source", in_layer, 0, 4096));
+    KLENS_TRY(const std::string mixer, json_string_or((*layers)[i], "mixer", in_layer, "hymba"));
+    KLENS_TRY(const std::string ffn, json_string_or((*layers)[i], "ffn", in_layer, "swiglu"));
+    if (index_of(mixer_names, mixer) < 0)
+      return Error{ErrorCode::unsupported, in_layer + ": 'mixer'", "a mixer that klens knows", detail::clip(mixer, 60)};
+    if (index_of(ffn_names, ffn) < 0)
+      return Error{ErrorCode::unsupported, in_layer + ": 'ffn'", "an ffn that klens knows", detail::clip(ffn, 60)};
+    l.mixer = Mixer(index_of(mixer_names, mixer)), l.ffn = Ffn(index_of(ffn_names, ffn));
     l.window = int(window);
     l.kv_source = int(kv_source);
     skeleton.layers.push_back(l);
   }
 
-  KLENS_TRY(const Json* const entries, json_array(j, "entries", where));
-  if (entries->size() > 8 * (layers->size() + 1)) return detail::key_error(entries, "entries", where, "one entry per component");
   std::vector<PlanEntry> choices;
-  for (std::size_t i = 0; i < entries->size(); ++i) {
-    const Json& entry = (*entries)[i];
-    const std::string in_entry = where + ": 'entries'[" + std::to_string(i) + "]";
-    PlanEntry e;
-    KLENS_TRY(e.component, json_string(entry, "component", in_entry));
-    KLENS_TRY(const std::string format, json_string(entry, "format", in_entry));
-    const auto precision = parse_format(format);
-    if (!precision)
-      return Error{ErrorCode::format, in_entry + ": 'format'", "a format name such as w4g32 or w8a8", "'" + detail::clip(format, 40) + "'"};
-    e.format = *precision;
-    KLENS_TRY(e.bytes, json_int_or(entry, "bytes", in_entry, 0, 0, std::int64_t(1) << 50));
-    if (!json_absent(entry, "kl")) {
-      KLENS_TRY(e.kl, json_number(entry, "kl", in_entry));
-    }
-    KLENS_TRY(e.reason, json_string_or(entry, "reason", in_entry, ""));
-    choices.push_back(std::move(e));
-  }
+  KLENS_OK(detail::read_entries(j, "entries", where, 16 * (layers->size() + 1), choices));
+  if (!json_absent(j, "states")) KLENS_OK(detail::read_entries(j, "states", where, 3 * layers->size(), choices));
+  KLENS_TRY(const std::int64_t context, json_int_or(j, "context", where, 512, 1, 1 << 22));
 
   std::vector<std::pair<std::string, std::string>> provenance;
   if (!json_absent(j, "provenance")) {
@@ -102,8 +135,9 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
       provenance.emplace_back(key, value.get<std::string>());
     }
   }
-  KLENS_TRY(const std::int64_t small, json_int_or(j, "small_bytes", where, small_bytes(skeleton.shape), 0, std::int64_t(1) << 50));
-  KLENS_TRY(PlanDocument document, make_plan(model, std::move(skeleton), small, std::move(choices), std::move(provenance), where));
+  KLENS_TRY(const std::int64_t small, json_int_or(j, "small_bytes", where, small_bytes(skeleton), 0, std::int64_t(1) << 50));
+  KLENS_TRY(PlanDocument document, make_plan(model, std::move(skeleton), small, std::move(choices), std::move(provenance), where,
+                                             int(context)));
   const std::string hash = detail::hex(shape_hash(document.plan));
   KLENS_TRY(const std::string said, json_string_or(j, "shape_hash", where, hash));
   if (said != hash)

@@ -6,109 +6,10 @@
 //   * kernels allocate nothing, throw nothing, start no thread; scratch comes in the struct.
 #pragma once
 
-#include <klens/core/half.hpp>
-#include <klens/format/dline.hpp>
+#include <klens/kernel/linear_args.hpp>
+#include <klens/kernel/sequence_args.hpp>
 
 namespace klens {
-
-/// Activation rows of a linear, laid out once as the union of what its consumers read. stride: a multiple of
-/// 32, at least K, best row_stride(K); elements K..stride are zero. f32 activations: `f32` alone, scale == nullptr. Quantized: integers in q8 or q16 (and
-/// as floats in `f32` for float and nf4 weights), dynamic scale per token.
-struct ActRows {
-  const float* f32 = nullptr;           // [tokens, stride]
-  const std::int8_t* q8 = nullptr;      // [tokens, stride]  a8, in [-127, 127]
-  const std::int16_t* q16 = nullptr;    // [tokens, stride]  a8 or a16 widened, each 4 inputs in the order 0 2 1 3
-  const std::int32_t* sums = nullptr;   // [tokens, stride / 32]: sum of q over each 32 inputs
-  const float* scale = nullptr;         // [tokens], nullptr for f32 activations
-  const bf16* rounded = nullptr;        // [tokens, stride]  f32 rounded to bf16: linear_fast alone reads it
-  std::int64_t stride = 0;
-};
-
-/// What a linear does to v = W x + bias before it is stored, in this order, each step optional and rounded once:
-///   v = silu(v);   v = v * gate, or silu(gate) * v;   v = v + LinearArgs::residual;   y = v;   absmax of v;
-///   q = clamp(round_half_even(v / step), -127, 127)
-struct Epilogue {
-  bool silu = false;
-  bool silu_of_gate = false;            // SwiGLU, where v is up_proj's: the bits of kernel/swiglu.hpp
-  const float* gate = nullptr;          // [tokens, gate_stride] or nullptr
-  std::int64_t gate_stride = 0;
-  float* absmax = nullptr;              // [tokens, absmax_stride]: max |v| of each panel's 16 outputs, NaN left out
-  std::int64_t absmax_stride = 0;
-  float step = 0;                       // static scale of q (a8s), > 0; 0: no q
-  std::int8_t* q8 = nullptr;            // [tokens, q_stride]; any output may be nullptr, y too where step > 0
-  std::int16_t* q16 = nullptr;          // [tokens, q_stride], each 4 outputs in the order 0 2 1 3
-  std::int32_t* sums = nullptr;         // [tokens, q_stride / 32]; then LinearArgs::begin is even: 2 panels a sum
-  std::int64_t q_stride = 0;            // a multiple of 32; columns from round_up(rows, 16) on are left alone
-};
-
-/// y[t][n] = sum_k w[n][k] x[t][k] (+ bias[n]) (+ residual[t][n]); work item: a panel of 16 outputs.
-struct LinearArgs {
-  PackedMatrix w;
-  ActRows x;
-  int tokens = 0;
-  const float* bias = nullptr;          // [round_up(rows, 16)] or nullptr
-  const float* residual = nullptr;      // [tokens, y_stride] or nullptr; may be y itself
-  const Epilogue* epilogue = nullptr;   // more than bias and residual
-  float* y = nullptr;                   // [tokens, y_stride], columns 0..round_up(rows, 16) written
-  std::int64_t y_stride = 0;
-  int begin = 0, end = 0;               // panels
-  void* scratch = nullptr;              // linear_scratch_bytes per thread, 64-byte aligned; needed for tokens > gemv_tokens
-};
-
-inline constexpr int gemv_tokens = 8;                       // up to here the weights are read once per token tile, in place
-inline constexpr int gemm_k_block = 512;                    // inputs expanded at a time
-inline constexpr std::int64_t linear_scratch_bytes = 512 << 10;
-
-/// How callers cut linears into tasks for threads: by panels, never by inputs. A task is worth `linear_grain`
-/// multiply-adds, or, for a few tokens, `linear_bytes_grain` bytes of weights: 3 us of memory beside the 0.1 us of
-/// handing a task over.
-inline constexpr int linear_grain = 32768;
-inline constexpr int linear_bytes_grain = 65536;
-
-/// Tasks for linears of `bytes` of weights in all, the largest of `panels`. Few tokens: up to 16 per thread, so that
-/// unequal cores end together; many: 4, as each task streams the rows of x once.
-KLENS_INLINE constexpr int linear_tasks(int threads, int tokens, std::int64_t panels, std::int64_t bytes,
-                                        std::int64_t multiply_adds) {
-  if (threads <= 1) return 1;
-  const bool few = tokens <= gemv_tokens;
-  const std::int64_t worth = few ? bytes / linear_bytes_grain : multiply_adds / linear_grain;
-  const std::int64_t most = threads * (few ? 16 : 4), fours = div_up(panels, 4), tasks = worth < most ? worth : most;
-  return int(tasks < 1 ? 1 : tasks < fours ? tasks : fours);
-}
-
-/// Share i of `count` of a matrix, a range of panels: in fours, as kernels take them. May be empty.
-struct Share { int begin, end; };
-KLENS_INLINE constexpr Share share_of(int panels, int i, int count) {
-  const int begin = int(std::int64_t(panels) * i / count) & ~3, end = int(std::int64_t(panels) * (i + 1) / count) & ~3;
-  return {begin, i + 1 == count ? panels : end};
-}
-
-/// q = clamp(round_half_even(x / s), -qmax, qmax), s = absmax / qmax, qmax = 127 (a8) or 32767 (a16); s = 0, q = 0 for a zero row.
-struct QuantizeRowArgs {
-  const float* x = nullptr;             // [tokens, x_stride]
-  std::int64_t x_stride = 0;
-  int cols = 0;                         // K; outputs are padded with zeros to `stride`
-  Activation activation = Activation::a8;
-  std::int8_t* q8 = nullptr;            // any output may be nullptr
-  std::int16_t* q16 = nullptr;
-  std::int32_t* sums = nullptr;
-  float* f32 = nullptr;                 // float(q)
-  float* scale = nullptr;               // [tokens]
-  std::int64_t stride = 0;
-  const float* absmax = nullptr;        // [tokens, absmax_stride]: max |x| of each 16 columns, from an Epilogue, or
-  std::int64_t absmax_stride = 0;       //   nullptr: x is read for its maximum too
-  int begin = 0, end = 0;               // tokens
-};
-
-/// y = x rounded to bf16, nearest even; columns cols .. stride become zeros.
-struct RoundRowsArgs {
-  const float* x = nullptr;             // [tokens, x_stride]
-  std::int64_t x_stride = 0;
-  int cols = 0;
-  bf16* y = nullptr;                    // [tokens, stride]
-  std::int64_t stride = 0;              // a multiple of 32
-  int begin = 0, end = 0;               // tokens
-};
 
 /// y = x * (1 / sqrt(mean(x^2) + eps)) * weight, over `width` columns of each token; weight nullptr means 1.
 struct RmsNormArgs {
@@ -120,6 +21,38 @@ struct RmsNormArgs {
   int width = 0;
   float eps = 0;
   int begin = 0, end = 0;               // tokens
+};
+
+/// rms_norm of each head of a row by itself: heads x head_dim columns, one weight for all heads (the q and k of LFM2).
+struct HeadNormArgs {
+  float* x = nullptr;                   // [tokens, x_stride], in place
+  std::int64_t x_stride = 0;
+  int heads = 0, head_dim = 0;          // any head_dim; nothing behind heads * head_dim columns is touched
+  const float* weight = nullptr;        // [round_up(head_dim, 16)] or nullptr
+  float eps = 0;
+  int begin = 0, end = 0;               // tokens
+};
+
+/// Mamba-2's norm with a gate, over each `group` columns by themselves:
+///   y = rms_norm(x * silu(z)) * weight, or with norm_before_gate y = rms_norm(x) * weight * silu(z)
+struct GatedNormArgs {
+  const float* x = nullptr;             // [tokens, x_stride]
+  std::int64_t x_stride = 0;
+  const float* z = nullptr;             // [tokens, z_stride]
+  std::int64_t z_stride = 0;
+  const float* weight = nullptr;        // [round_up(width, 16)], zero padded, or nullptr
+  float* y = nullptr;                   // [tokens, y_stride]; may be x or z
+  std::int64_t y_stride = 0;
+  int width = 0, group = 0;             // group divides width; 0: width
+  bool norm_before_gate = false;
+  float eps = 0;
+  int begin = 0, end = 0;               // tokens
+};
+
+/// The rows of gated_norm, quantized. As NormQuantizeArgs; norm.y is needed: the row is made there first.
+struct GatedNormQuantizeArgs {
+  GatedNormArgs norm;
+  QuantizeRowArgs row;
 };
 
 /// The rows of rms_norm, quantized: what RmsNormArgs and then QuantizeRowArgs would give, in one call per row.
@@ -141,6 +74,12 @@ struct MeanNormArgs {
   int begin = 0, end = 0;               // tokens
 };
 
+/// The rows of mean_norm, quantized. As NormQuantizeArgs: norm.y may be nullptr.
+struct MeanNormQuantizeArgs {
+  MeanNormArgs norm;
+  QuantizeRowArgs row;
+};
+
 /// y = silu(gate) * up, elementwise.
 struct SwigluArgs {
   const float* gate = nullptr;
@@ -151,100 +90,63 @@ struct SwigluArgs {
   int begin = 0, end = 0;               // tokens
 };
 
-/// Rotary embedding in place, half rotation: (x[i], x[i + d/2]) -> (x[i] c - x[i + d/2] s, x[i + d/2] c + x[i] s).
+/// Rotary embedding in place, half rotation over the first d = rotary_dim columns of every head:
+/// (x[i], x[i + d/2]) -> (x[i] c - x[i + d/2] s, x[i + d/2] c + x[i] s).
 struct RopeArgs {
   float* x = nullptr;                   // [tokens, x_stride]: heads x head_dim columns
   std::int64_t x_stride = 0;
   int heads = 0, head_dim = 0;          // head_dim even
-  const float* table = nullptr;         // [positions][head_dim]: head_dim/2 cosines, then as many sines
+  const float* table = nullptr;         // [positions][d]: d/2 cosines, then as many sines
   int position = 0;                     // of token 0
+  int begin = 0, end = 0;               // tokens
+  int rotary_dim = 0;                   // even, <= head_dim; 0: head_dim
+};
+
+/// y = H x, H the Hadamard matrix of `width` (kernel/hadamard.hpp), times 1 / sqrt(width) where `orthonormal`.
+struct HadamardArgs {
+  const float* x = nullptr;             // [tokens, x_stride]
+  std::int64_t x_stride = 0;
+  float* y = nullptr;                   // [tokens, y_stride], may be x; exactly `width` columns written
+  std::int64_t y_stride = 0;
+  int width = 0;                        // hadamard_plan(width).order() > 0
+  bool orthonormal = true;
+  float* absmax = nullptr;              // [tokens, absmax_stride] or nullptr: max |y| of each 16 columns, NaN left out
+  std::int64_t absmax_stride = 0;
+  float* scratch = nullptr;             // hadamard_scratch floats per thread, 64-byte aligned
   int begin = 0, end = 0;               // tokens
 };
 
-/// KV cache of one layer. K in blocks of 16 positions, lane = position; V one row per position.
-struct KvView {
-  float* k = nullptr;                   // [kv_heads][capacity / 16][qk_dim][16]
-  float* v = nullptr;                   // [kv_heads][capacity][round_up(v_dim, 16)]
-  int capacity = 0;                     // positions, a multiple of 16
-  int kv_heads = 0, qk_dim = 0, v_dim = 0;
+inline constexpr int hadamard_scratch = 2 * 32768;  // two rows of the widest transform
+
+/// What one row of logits says: maximum, log of the sum of exponentials, argmax, and the target's -log p.
+struct RowStats {
+  double log_sum;                       // log sum_i exp(z_i / T)
+  double nll;                           // log_sum - z_target / T; 0 where target < 0
+  float top;                            // max z_i
+  std::int32_t argmax;                  // lowest id among equals
 };
 
-/// Stores k and v rows of positions position .. position + tokens - 1. Work item: one kv head.
-struct KvAppendArgs {
-  KvView cache;
-  const float* k = nullptr;             // [tokens, stride], kv_heads x qk_dim columns, after RoPE
-  const float* v = nullptr;             // [tokens, stride], kv_heads x v_dim columns
-  std::int64_t stride = 0;              // of k and v (they are columns of one in_proj row)
-  int tokens = 0, position = 0;
-  int begin = 0, end = 0;
+/// Softmax of rows of logits at a temperature: statistics, and where asked log p or p.
+struct SoftmaxArgs {
+  const float* z = nullptr;             // [tokens, stride]
+  std::int64_t stride = 0;
+  int vocab = 0;
+  float temperature = 1;                // > 0
+  const std::int32_t* targets = nullptr;  // [tokens], -1: none; nullptr: none
+  RowStats* stats = nullptr;            // [tokens]
+  float* log_p = nullptr;               // [tokens, y_stride] or nullptr; may be z
+  float* p = nullptr;                   // [tokens, y_stride] or nullptr; may be z
+  std::int64_t y_stride = 0;            // round_up(vocab, 16) written: log p -infinity, p 0 in the padding
+  int begin = 0, end = 0;               // tokens
 };
 
-inline constexpr int query_tile = 8;    // queries of one head that share each load of K and V
-
-/// out[t][h] = sum_j softmax_j(scale q[t][h] . k[j]) v[j] over visible j: j <= i, and (window == 0, or i - j <= window, or
-/// j < meta), i = position + t. Work item: (head, tile of query_tile tokens) = head * div_up(tokens, query_tile) + tile.
-struct AttentionArgs {
-  const float* q = nullptr;             // [tokens, q_stride], heads x qk_dim columns, after RoPE
-  std::int64_t q_stride = 0;
-  KvView cache;                         // holds positions 0 .. position + tokens - 1
-  int heads = 0;                        // query heads; head h reads kv head h / (heads / kv_heads)
-  int window = 0, meta = 0;
-  float scale = 0;                      // 1 / sqrt(qk_dim)
-  int tokens = 0, position = 0;
-  float* out = nullptr;                 // [tokens, out_stride], heads x v_dim columns
-  std::int64_t out_stride = 0;
-  float* scratch = nullptr;             // attention_scratch(capacity) floats per thread, 64-byte aligned
-  int begin = 0, end = 0;
-};
-
-KLENS_INLINE constexpr std::int64_t attention_scratch(std::int64_t capacity) { return query_tile * (capacity + lanes); }
-
-/// y = act(bias + sum_{k<4} weight[k] x[t - 3 + k]), causal and depthwise; lane = channel. Work item: 16 channels.
-struct Conv1dArgs {
-  const float* x = nullptr;             // [tokens, x_stride]
-  std::int64_t x_stride = 0;
-  const float* weight = nullptr;        // [taps][channels_padded], zero padded
-  const float* bias = nullptr;          // [channels_padded] or nullptr
-  float* state = nullptr;               // [taps - 1][channels_padded]: the last inputs, oldest first; read and updated
-  float* y = nullptr;                   // [tokens, y_stride]
-  std::int64_t y_stride = 0;
-  int taps = 4;                         // 2 to 4
-  int channels = 0;
-  int tokens = 0;
-  bool silu = true;
-  int begin = 0, end = 0;               // groups of 16 channels
-};
-
-/// Mamba-1 selective scan; lane = channel, state in registers. Work item: 16 channels.
-///   dt = softplus(dt_raw + dt_bias);  h[n] = exp2(dt A2[n]) h[n] + dt x B[n];  y = (D x + sum_n h[n] C[n]) * silu(z)
-struct ScanArgs {
-  const float* x = nullptr;             // [tokens, x_stride], after conv and SiLU
-  std::int64_t x_stride = 0;
-  const float* dt = nullptr;            // [tokens, dt_stride], before softplus
-  std::int64_t dt_stride = 0;
-  const float* dt_bias = nullptr;       // [channels_padded] or nullptr
-  const float* b = nullptr;             // [tokens, b_stride], n_state columns
-  std::int64_t b_stride = 0;
-  const float* c = nullptr;             // [tokens, c_stride]
-  std::int64_t c_stride = 0;
-  const float* z = nullptr;             // [tokens, z_stride] or nullptr: no gate
-  std::int64_t z_stride = 0;
-  const float* a2 = nullptr;            // [n_state][channels_padded]: -exp(A_log) * log2(e)
-  const float* d = nullptr;             // [channels_padded]
-  float* state = nullptr;               // [channels_padded / 16][n_state][16]; read and updated
-  float* y = nullptr;                   // [tokens, y_stride]
-  std::int64_t y_stride = 0;
-  int channels = 0, n_state = 16;
-  int tokens = 0;
-  int begin = 0, end = 0;               // groups of 16 channels
-};
-
-/// y[t] = row ids[t] of w, dequantized (one rounding: scale * value).
+/// y[t] = row ids[t] of w, dequantized (one rounding: scale * value), then times `scale` where that is not 1.
 struct EmbedArgs {
   PackedMatrix w;                       // [vocabulary, hidden]
   const std::int32_t* ids = nullptr;
   float* y = nullptr;                   // [tokens, y_stride]
   std::int64_t y_stride = 0;
+  float scale = 1;
   int begin = 0, end = 0;               // tokens
 };
 

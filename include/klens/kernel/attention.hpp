@@ -1,46 +1,36 @@
-// Causal attention with an optional sliding window and always visible meta tokens (kernel/args.hpp, AttentionArgs).
+// Causal attention with an optional sliding window and always visible meta tokens (kernel/args.hpp, AttentionArgs), over
+// a cache of f32, f16, s8 or s4.
 //
-//   s[j] = scale * (q[0] k[j][0] + q[1] k[j][1] + ...)      one FMA chain over d ascending; lane = position j
-//   p[j] = exp(s[j] - max s);   total = sum p               16 lanes, blocks of 16 positions ascending, then the tree
-//   out  = (p[0] v[0] + p[1] v[1] + ...) / total            one FMA chain over visible positions; lane = column
+//   s[j] = scale * (q[0] k[j][0] + q[1] k[j][1] + ...)                 kernel/attention_tiles.hpp
+//   for each partition P of 256 positions, in order:                   one pass of softmax
+//     m = max_P s;   p[j] = exp(s[j] - m);   l = sum_P p;   o = sum_P p[j] v[j]
+//     M' = max(M, m);   a = exp(M - M');   b = exp(m - M');   M = M';   L = a L + b l;   O = a O + b o
+//   out = O / L
 //
-// Position j is visible to query i if j <= i and (window == 0 or i - j <= window or j < meta): two ranges [0,
-// meta_end) and [low, high). Scores are kept for all positions of a tile of up to 8 queries (scratch), so the maximum
-// is known before the first exponential: two passes, no rescaling. Every sum above depends on the query alone: blocks
-// are aligned to absolute position, an invisible score adds +0 to a lane, an invisible value is not added at all. So a
-// query's bits do not depend on the other queries of its tile: prefill in any chunks, and stepping, agree bit for bit.
-// Loads of K and V are shared by the queries of a tile in registers: 8 queries x 2 vectors on AVX-512 (16
-// accumulators), 4 x 1 on AVX2 (8 of 16 registers); one query takes 8 (4) vectors, enough independent chains to hide
-// an FMA's 4 cycles.
-// Cost: 2 (qk_dim + v_dim) FLOP per visible pair, and one exp. Error: 1e-5 of max |v| against
-// float64. Oracle: tests/oracle/sequence.hpp, attention; tests tests/kernel/attention.cpp.
+// Position j is visible to query i if j <= i and (window == 0 or i - j <= window or j < meta): two ranges [0, meta_end)
+// and [low, high). Every sum above depends on the query alone: partitions and blocks of 16 are aligned to absolute
+// position, an invisible score adds +0 to a lane, an invisible value is not added at all, a partition of which nothing
+// is visible is left out. So a query's bits do not depend on the other queries of its tile: prefill in any chunks,
+// stepping, and partitions on different threads agree bit for bit.
+// Rows of a tile are the query heads of a kv head, then neighbouring tokens: each load of K and V serves all of them,
+// and with 4 heads or more to a kv head one token fills the registers, decode runs as prefill does.
+// Quantized: K's scales multiply the sum of their group, V's the weights p, so codes enter the FMAs as they are.
+// Cost: 2 (qk_dim + v_dim) FLOP per visible pair, and one exp; bytes: the visible K and V once per 8 query heads.
+// Error: 1e-5 of max |v| against float64 of the cache's numbers: per partition that of one pass (an FMA chain of qk_dim,
+// exp 1.1 ulp, a chain of 256), each merge adds 3 roundings. Quantization, |k - k'| <= ek and |v - v'| <= ev columnwise:
+// (exp(2 scale |q|.ek) - 1) max |v| + ev. Oracle: tests/oracle/sequence.hpp; tests: tests/kernel/attention.cpp.
 #pragma once
 
-#include <klens/kernel/args.hpp>
+#include <klens/kernel/attention_tiles.hpp>
 #include <klens/simd/math.hpp>
 
 namespace klens::inline KLENS_NS {
 namespace attention_detail {
 
-#if defined(KLENS_HAS_AVX512)
-inline constexpr int most_queries = 8, accumulators = 16;
-#elif defined(KLENS_HAS_AVX2)
-inline constexpr int most_queries = 4, accumulators = 4;
-#else
-inline constexpr int most_queries = 1, accumulators = 1;  // ref: small code; the order of every sum is the same
-#endif
+inline constexpr int partition_blocks = attention_partition / lanes;
 
-/// Vectors per query that M queries keep in registers.
-template <int M>
-inline constexpr int vectors_of = accumulators / M < 8 ? accumulators / M : 8;
-
-template <int N>
-struct Count {};
-
-KLENS_INLINE int least(int a, int b) { return a < b ? a : b; }
-KLENS_INLINE int most(int a, int b) { return a > b ? a : b; }
-
-/// Visible positions of one query: [0, meta_end) and [low, high), meta_end <= low.
+/// Visible positions of one query: [0, meta_end) and [low, high), meta_end <= low <= high. Absolute, or slots of a
+/// partition.
 struct Range { int meta_end, low, high; };
 
 KLENS_INLINE Range visible_range(const AttentionArgs& a, int i) {
@@ -49,7 +39,13 @@ KLENS_INLINE Range visible_range(const AttentionArgs& a, int i) {
   return {meta_end, most(i - a.window, meta_end), i + 1};
 }
 
-/// x where the lanes of the block at `first` are visible, else `hidden`. Most blocks are wholly visible.
+KLENS_INLINE int slot_of(int position, int base) { return least(most(position - base, 0), attention_partition); }
+KLENS_INLINE Range slots_of(const Range& r, int base) {
+  return {slot_of(r.meta_end, base), slot_of(r.low, base), slot_of(r.high, base)};
+}
+KLENS_INLINE bool is_empty(const Range& r) { return r.meta_end == 0 && r.low >= r.high; }
+
+/// x where the lanes of the block at slot `first` are visible, else `hidden`. Most blocks are wholly visible.
 KLENS_INLINE v16f keep_visible(const Range& r, int first, v16f x, float hidden) {
   if ((first >= r.low && first + lanes <= r.high) || first + lanes <= r.meta_end) return x;
   const m16 meta = first_n(least(lanes, most(0, r.meta_end - first)));
@@ -58,182 +54,284 @@ KLENS_INLINE v16f keep_visible(const Range& r, int first, v16f x, float hidden) 
   return select(meta | (until & !below), x, splat(hidden));
 }
 
-/// Calls f(Count<M>, i) for pieces of M queries i .. i + M - 1 that cover 0 .. queries - 1.
+/// f(block) for the blocks of a range, ascending, each once.
 template <class F>
-KLENS_INLINE void split_queries(int queries, F&& f) {
-  int i = 0;
-  if constexpr (most_queries == 8) {
-    for (; queries - i >= 8; i += 8) f(Count<8>{}, i);
-  }
-  if constexpr (most_queries >= 4) {
-    for (; queries - i >= 4; i += 4) f(Count<4>{}, i);
-    for (; queries - i >= 2; i += 2) f(Count<2>{}, i);
-  }
-  for (; queries - i >= 1; i += 1) f(Count<1>{}, i);
-}
-
-/// One head's part of the arguments for one tile.
-struct Tile {
-  const float* q; std::int64_t q_stride;
-  const float* k;                              // [capacity / 16][qk_dim][16]
-  const float* v; std::int64_t v_stride;       // [capacity][v_stride]
-  float* score; std::int64_t score_stride;     // [query_tile][positions]
-  float* out; std::int64_t out_stride;
-  int queries, qk_dim, v_dim;
-  float scale;
-};
-
-/// Scores of M queries against B blocks of 16 positions.
-template <int M, int B>
-KLENS_INLINE void score_blocks(const Tile& tile, int query, int block) {
-  v16f sum[M][B];
-  for (int i = 0; i < M; ++i)
-    for (int j = 0; j < B; ++j) sum[i][j] = zero();
-  const float* q = tile.q + query * tile.q_stride;
-  const std::int64_t block_stride = std::int64_t(tile.qk_dim) * lanes;
-  const float* k = tile.k + block * block_stride;
-  for (int d = 0; d < tile.qk_dim; ++d) {
-    v16f key[B];
-#pragma GCC unroll 8
-    for (int j = 0; j < B; ++j) key[j] = load(k + j * block_stride + d * lanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-      const v16f x = splat(q[i * tile.q_stride + d]);
-#pragma GCC unroll 8
-      for (int j = 0; j < B; ++j) sum[i][j] = fma(x, key[j], sum[i][j]);
-    }
-  }
-  float* score = tile.score + query * tile.score_stride + std::int64_t(block) * lanes;
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < B; ++j) store(score + i * tile.score_stride + j * lanes, sum[i][j] * splat(tile.scale));
-}
-
-KLENS_INLINE void score_range(const Tile& tile, int begin, int end) {
-  split_queries(tile.queries, [&]<int M>(Count<M>, int query) __attribute__((always_inline)) {
-    int block = begin;
-    if constexpr (vectors_of<M> > 1) {
-      for (; block + vectors_of<M> <= end; block += vectors_of<M>) score_blocks<M, vectors_of<M>>(tile, query, block);
-    }
-    for (; block < end; ++block) score_blocks<M, 1>(tile, query, block);
-  });
-}
-
-/// Scores of one query become exp(s - max), 0 where invisible; returns their sum.
-KLENS_INLINE float exponentials(float* score, const Range& r) {
+KLENS_INLINE void for_blocks(const Range& r, F&& f) {
   const int meta_blocks = int(div_up(r.meta_end, lanes)), blocks = int(div_up(r.high, lanes));
-  const int low_block = most(meta_blocks, r.low / lanes);
+  for (int b = 0; b < meta_blocks; ++b) f(b);
+  for (int b = most(meta_blocks, r.low / lanes); b < blocks; ++b) f(b);
+}
+
+/// Scores of one row become exp(s - m), 0 where invisible.
+struct Softmax { float m, l; };
+KLENS_INLINE Softmax exponentials(float* score, const Range& r) {
   v16f top = splat(-__builtin_inff());
-  for (int b = meta_blocks > 0 ? 0 : low_block; b < blocks; b = b + 1 == meta_blocks ? low_block : b + 1)
+  for_blocks(r, [&](int b) KLENS_INLINE_LAMBDA {
     top = max(top, keep_visible(r, b * lanes, load(score + b * lanes), -__builtin_inff()));
-  const v16f largest = splat(max_of(top));
+  });
+  const float m = max_of(top);
+  const v16f largest = splat(m);
   v16f total = zero();
-  for (int b = meta_blocks > 0 ? 0 : low_block; b < blocks; b = b + 1 == meta_blocks ? low_block : b + 1) {
+  for_blocks(r, [&](int b) KLENS_INLINE_LAMBDA {
     const v16f p = keep_visible(r, b * lanes, exp_below_88(load(score + b * lanes) - largest), 0.0f);
     store(score + b * lanes, p);
     total = total + p;
-  }
-  return sum(total);
+  });
+  return {m, sum(total)};
 }
 
-/// out[query + i][column ..] += sum_j p[query + i][j] v[j][column ..], C vectors of columns; n < 16 only with C == 1.
-template <int M, int C>
-KLENS_INLINE void mix_columns(const Tile& tile, int query, int begin, int end, int column, int n) {
-  float* out = tile.out + query * tile.out_stride + column;
-  v16f sum[M][C];
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) sum[i][j] = load_n(out + i * tile.out_stride + j * lanes, n);
-  const float* p = tile.score + query * tile.score_stride;
-  for (int t = begin; t < end; ++t) {
-    const float* v = tile.v + t * tile.v_stride + column;
-    v16f value[C];
-#pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) value[j] = load(v + j * lanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i) {
-      const v16f weight = splat(p[i * tile.score_stride + t]);
-#pragma GCC unroll 8
-      for (int j = 0; j < C; ++j) sum[i][j] = fma(weight, value[j], sum[i][j]);
+/// M, L of rows, and what one more partition (m, l) multiplies: the running sums by a, its own by b. Nothing changes
+/// where l == 0: no position was visible.
+struct Join { v16f m, l, a, b; };
+KLENS_INLINE Join join(v16f big_m, v16f big_l, v16f m, v16f l) {
+  const m16 some = gt(l, zero());
+  const v16f top = select(some, max(big_m, m), big_m);
+  const v16f a = exp_below_88(big_m - top), b = exp_below_88(m - top);  // from -inf: 1e-38 times the zero it began with
+  return {top, select(some, fma(l, b, big_l * a), big_l), a, b};
+}
+
+/// One work item: some query heads of a kv head, some tokens; row = token * heads + head.
+struct Item {
+  int tokens, heads, rows, piece;              // piece: rows of a tile
+  int position;                                // of the first token
+  const unsigned char* k; std::int64_t block_bytes;
+  const unsigned char* v; std::int64_t row_bytes;
+  const bf16* k_scale; const bf16* v_scale; std::int64_t capacity;
+  int qk_dim, v_dim;
+  float* out; std::int64_t out_stride;         // of token 0's first head
+  float* partial; std::int64_t partial_head, partial_token;
+  float* q; float* score; float* big_m; float* big_l; float* weight; float* o;
+};
+
+/// The widest tile that holds whole tokens; heads that do not fit are cut evenly.
+KLENS_INLINE int piece_of(int heads, int rows) {
+  const int piece = heads > most_rows ? int(div_up(heads, div_up(heads, most_rows))) : most_rows / heads * heads;
+  return least(piece, rows);
+}
+
+/// Scores of all rows for blocks [begin, end) of the partition at `base`. A strip of K stays in L1 for all tiles of rows.
+template <State F>
+KLENS_INLINE void score_blocks(const Item& x, float scale, int base, int begin, int end) {
+  constexpr int strip_blocks = 8;
+  const int strip = x.rows > x.piece ? strip_blocks / 2 : strip_blocks;
+  for (int b = begin; b < end; b += strip) {
+    Strip s;
+    s.k = x.k + (base / lanes + b) * x.block_bytes, s.block_bytes = x.block_bytes;
+    s.k_scale = is_quantized_kv(F) ? x.k_scale + base + b * lanes : nullptr, s.capacity = x.capacity;
+    s.blocks = least(strip, end - b), s.qk_dim = x.qk_dim, s.scale = scale;
+    for (int row = 0; row < x.rows; row += x.piece) {
+      s.q = x.q + row * q_stride, s.score = x.score + row * score_stride + b * lanes;
+      with_rows(least(x.piece, x.rows - row), [&]<int M>(std::integral_constant<int, M>) KLENS_INLINE_LAMBDA {
+        score_strip<F, M>(s);
+      });
     }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < M; ++i)
-#pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) store_n(out + i * tile.out_stride + j * lanes, sum[i][j], n);
 }
 
-/// Adds positions [begin, end), visible to all M queries, to their rows of `out`.
-template <int M>
-KLENS_INLINE void mix_range(const Tile& tile, int query, int begin, int end) {
+/// o[row ..] += values of slots [begin, end), visible to all `rows` rows, weighted by p.
+template <State F>
+KLENS_INLINE void mix_rows(Mix m, int rows, int begin, int end) {
   if (begin >= end) return;
-  int column = 0;
-  if constexpr (vectors_of<M> > 1) {
-    for (; column + vectors_of<M> * lanes <= tile.v_dim; column += vectors_of<M> * lanes)
-      mix_columns<M, vectors_of<M>>(tile, query, begin, end, column, lanes);
+  m.begin = begin, m.end = end;
+  with_rows(rows, [&]<int M>(std::integral_constant<int, M>) KLENS_INLINE_LAMBDA { mix<F, M>(m); });
+}
+
+/// All slots of `rows` rows from `row` on, ascending for each: meta tokens of all, what only some see of them, the low
+/// edge of each, what all see, the high edge of each. Rows of one token have no edges.
+template <State F>
+KLENS_INLINE void mix_ranges(const Mix& m, int rows, const Range* range) {
+  const Range first = range[0], last = range[rows - 1];
+  const int begin = last.low, end = most(begin, first.high);
+  const auto alone = [&](int i, int from, int to) KLENS_INLINE_LAMBDA {
+    if (from >= to) return;
+    Mix one = m;
+    one.p += i * score_stride, one.o += i * o_stride, one.begin = from, one.end = to;
+    mix<F, 1>(one);
+  };
+  mix_rows<F>(m, rows, 0, first.meta_end);
+  for (int i = 0; i < rows; ++i) {
+    alone(i, first.meta_end, range[i].meta_end);
+    alone(i, range[i].low, least(range[i].high, begin));
   }
-  for (; column < tile.v_dim; column += lanes)
-    mix_columns<M, 1>(tile, query, begin, end, column, least(lanes, tile.v_dim - column));
+  mix_rows<F>(m, rows, begin, end);
+  for (int i = 0; i < rows; ++i) alone(i, most(range[i].low, end), range[i].high);
 }
 
-KLENS_INLINE void mix_shared(const Tile& tile, int begin, int end) {
-  split_queries(tile.queries, [&]<int M>(Count<M>, int query) __attribute__((always_inline)) {
-    mix_range<M>(tile, query, begin, end);
-  });
+/// o of `rows` rows from `row` on: values of the partition at `base` weighted by the rows' exponentials.
+template <State F>
+KLENS_INLINE void mix_partition(const Item& x, int row, int rows, int base, const Range* range) {
+  const int vectors = int(div_up(x.v_dim, lanes));
+  for (int i = 0; i < rows; ++i)
+    for (int c = 0; c < vectors; ++c) store(x.o + i * o_stride + c * lanes, zero());
+  Mix m;
+  m.v = x.v + base * x.row_bytes, m.row_bytes = x.row_bytes, m.o = x.o;
+  m.p = x.score + row * score_stride, m.first = 0, m.count = vectors, m.begin = m.end = 0;
+  if constexpr (!is_quantized_kv(F)) {
+    mix_ranges<F>(m, rows, range);
+  } else {
+    const bf16* scale = x.v_scale + base;
+    const int group = int(div_up(kv_group(F, x.v_dim), lanes));
+    m.p = x.weight;
+    for (; m.first < vectors; m.first += group, scale += x.capacity) {
+      m.count = least(group, vectors - m.first);
+      for (int i = 0; i < rows; ++i)
+        for_blocks(range[i], [&](int b) KLENS_INLINE_LAMBDA {
+          const float* p = x.score + (row + i) * score_stride + b * lanes;
+          store(x.weight + i * score_stride + b * lanes, load(p) * load_bf16(scale + b * lanes));
+        });
+      mix_ranges<F>(m, rows, range);
+    }
+  }
 }
 
-/// What only some queries see, one query at a time; not inlined: few positions, and it keeps the code small.
-KLENS_NOINLINE inline void mix_alone(const Tile& tile, int query, int begin, int end) {
-  mix_range<1>(tile, query, begin, end);
+/// out[c] = out[c] a + o[c] b
+KLENS_INLINE void add_scaled(float* out, const float* o, float a, float b, int dim) {
+  int c = 0;
+  for (; c + lanes <= dim; c += lanes) store(out + c, fma(load(o + c), splat(b), load(out + c) * splat(a)));
+  if (c < dim) store_n(out + c, fma(load(o + c), splat(b), load_n(out + c, dim - c) * splat(a)), dim - c);
+}
+
+KLENS_INLINE void set_zero(float* out, int dim) {
+  for (int c = 0; c < dim; c += lanes) store_n(out + c, zero(), least(lanes, dim - c));
+}
+
+KLENS_INLINE void divide(float* out, float by, int dim) {
+  for (int c = 0; c < dim; c += lanes) {
+    const int n = least(lanes, dim - c);
+    store_n(out + c, load_n(out + c, n) / splat(by), n);
+  }
+}
+
+/// One partition for all rows: into the running sums and out, or to its place in `partial`.
+template <State F>
+KLENS_NOINLINE void run_partition(const AttentionArgs& a, const Item& x, int index) {
+  const int base = index * attention_partition;
+  const Range first = slots_of(visible_range(a, x.position), base);
+  const Range last = slots_of(visible_range(a, x.position + x.tokens - 1), base);
+  const int meta_blocks = int(div_up(last.meta_end, lanes));
+  score_blocks<F>(x, a.scale, base, 0, meta_blocks);
+  score_blocks<F>(x, a.scale, base, most(meta_blocks, first.low / lanes), int(div_up(last.high, lanes)));
+  for (int row = 0; row < x.rows; row += x.piece) {
+    const int rows = least(x.piece, x.rows - row);
+    Range range[attention_tile_rows];
+    alignas(64) float m[lanes] = {}, l[lanes] = {}, scale_a[lanes], scale_b[lanes];
+    for (int i = 0; i < rows; ++i) {
+      range[i] = slots_of(visible_range(a, x.position + (row + i) / x.heads), base);
+      const Softmax s = is_empty(range[i]) ? Softmax{0, 0} : exponentials(x.score + (row + i) * score_stride, range[i]);
+      m[i] = s.m, l[i] = s.l;
+    }
+    mix_partition<F>(x, row, rows, base, range);
+    if (x.partial != nullptr) {
+      for (int i = 0; i < rows; ++i) {
+        float* to = x.partial + (row + i) / x.heads * x.partial_token + (row + i) % x.heads * x.partial_head;
+        int c = 0;
+        for (; c < x.v_dim; c += lanes) store(to + c, load(x.o + i * o_stride + c));
+        to[c] = m[i], to[c + 1] = l[i];
+      }
+      continue;
+    }
+    const Join j = join(load(x.big_m + row), load(x.big_l + row), load(m), load(l));
+    store_n(x.big_m + row, j.m, rows), store_n(x.big_l + row, j.l, rows);
+    store(scale_a, j.a), store(scale_b, j.b);
+    for (int i = 0; i < rows; ++i)
+      if (l[i] != 0)
+        add_scaled(x.out + (row + i) / x.heads * x.out_stride + (row + i) % x.heads * x.v_dim, x.o + i * o_stride,
+                   scale_a[i], scale_b[i], x.v_dim);
+  }
+}
+
+template <State F>
+KLENS_INLINE void run_item(const AttentionArgs& a, const Item& x, int partition) {
+  for (int row = 0; row < x.rows; ++row) {
+    const float* q = a.q + (x.position - a.position + row / x.heads) * a.q_stride + row % x.heads * x.qk_dim;
+    int d = 0;
+    for (; d + lanes <= x.qk_dim; d += lanes) store(x.q + row * q_stride + d, load(q + d));
+    if (d < x.qk_dim) store(x.q + row * q_stride + d, load_n(q + d, x.qk_dim - d));
+  }
+  const auto visible = [&](int index) KLENS_INLINE_LAMBDA {
+    const int base = index * attention_partition;
+    const Range last = slots_of(visible_range(a, x.position + x.tokens - 1), base);
+    const Range first = slots_of(visible_range(a, x.position), base);
+    return last.meta_end > 0 || first.low < last.high;
+  };
+  if (x.partial != nullptr) return run_partition<F>(a, x, partition);
+  for (int row = 0; row < x.rows; ++row) {
+    x.big_m[row] = -__builtin_inff(), x.big_l[row] = 0;
+    set_zero(x.out + row / x.heads * x.out_stride + row % x.heads * x.v_dim, x.v_dim);
+  }
+  const int end = attention_partitions(x.position + x.tokens);
+  for (int index = 0; index < end; ++index)
+    if (visible(index)) run_partition<F>(a, x, index);
+  for (int row = 0; row < x.rows; ++row)
+    divide(x.out + row / x.heads * x.out_stride + row % x.heads * x.v_dim, x.big_l[row], x.v_dim);
+}
+
+template <State F>
+KLENS_NOINLINE void attention_of(const AttentionArgs& a) {
+  const KvView& cache = a.cache;
+  const int tiles = int(div_up(a.tokens, query_tile)), per_kv = a.heads / cache.kv_heads;
+  const int cuts = int(div_up(per_kv, query_heads)), partitions = a.partial != nullptr ? a.partitions : 1;
+  Item x;
+  x.block_bytes = kv_k_block_bytes(F, cache.qk_dim), x.row_bytes = kv_v_row_bytes(F, cache.v_dim);
+  x.capacity = cache.capacity, x.qk_dim = cache.qk_dim, x.v_dim = cache.v_dim, x.out_stride = a.out_stride;
+  x.q = a.scratch, x.score = x.q + attention_rows * q_stride;
+  x.big_m = x.score + attention_rows * score_stride, x.big_l = x.big_m + attention_rows + lanes;
+  x.weight = x.big_l + attention_rows + lanes, x.o = x.weight + attention_tile_rows * score_stride;
+  for (int i = a.begin; i < a.end; ++i) {
+    const int partition = i % partitions, item = i / partitions, tile = item % tiles, group = item / tiles;
+    const int kv_head = group / cuts, cut = group % cuts;
+    const int begin = per_kv * cut / cuts, head = kv_head * per_kv + begin, t = tile * query_tile;
+    x.heads = per_kv * (cut + 1) / cuts - begin, x.tokens = least(query_tile, a.tokens - t);
+    x.rows = x.heads * x.tokens, x.piece = piece_of(x.heads, x.rows), x.position = a.position + t;
+    x.k = static_cast<const unsigned char*>(cache.k) + kv_head * (x.capacity / lanes) * x.block_bytes;
+    x.v = static_cast<const unsigned char*>(cache.v) + kv_head * x.capacity * x.row_bytes;
+    if constexpr (is_quantized_kv(F)) {
+      x.k_scale = cache.k_scale + kv_head * x.capacity * kv_groups(F, x.qk_dim);
+      x.v_scale = cache.v_scale + kv_head * x.capacity * kv_groups(F, x.v_dim);
+    } else x.k_scale = x.v_scale = nullptr;
+    const std::int64_t stride = attention_partial_stride(x.v_dim);
+    x.partial_head = a.partitions * stride, x.partial_token = a.heads * x.partial_head;
+    x.partial = a.partial == nullptr ? nullptr
+                                     : a.partial + t * x.partial_token + head * x.partial_head + partition * stride;
+    x.out = a.out + t * a.out_stride + head * x.v_dim;
+    const float* q = a.q + head * x.qk_dim;
+    AttentionArgs here = a;
+    here.q = q;
+    run_item<F>(here, x, partition);
+  }
 }
 
 }  // namespace attention_detail
 
 inline void attention(const AttentionArgs& a) {
-  using namespace attention_detail;
-  const int tiles = int(div_up(a.tokens, query_tile)), heads_per_kv = a.heads / a.cache.kv_heads;
-  const std::int64_t qk = a.cache.qk_dim, vd = a.cache.v_dim, v_stride = round_up(vd, lanes);
-  const std::int64_t capacity = a.cache.capacity;
-  KLENS_ASSERT(a.position + a.tokens <= capacity && a.heads % a.cache.kv_heads == 0);
-  for (int item = a.begin; item < a.end; ++item) {
-    const int head = item / tiles, t = item % tiles * query_tile, queries = least(query_tile, a.tokens - t);
-    const int kv_head = head / heads_per_kv;
-    const Tile tile{a.q + t * a.q_stride + head * qk, a.q_stride, a.cache.k + kv_head * capacity * qk,
-                    a.cache.v + kv_head * capacity * v_stride, v_stride, a.scratch, capacity + lanes,
-                    a.out + t * a.out_stride + head * vd, a.out_stride, queries, int(qk), int(vd), a.scale};
-    const int i = a.position + t;
-    const Range first = visible_range(a, i), last = visible_range(a, i + queries - 1);
-    const int meta_blocks = int(div_up(last.meta_end, lanes));
-    score_range(tile, 0, meta_blocks);
-    score_range(tile, most(meta_blocks, first.low / lanes), int(div_up(last.high, lanes)));
+  using attention_detail::attention_of;
+  KLENS_ASSERT(a.position + a.tokens <= a.cache.capacity && a.heads % a.cache.kv_heads == 0);
+  KLENS_ASSERT(a.cache.qk_dim <= attention_most_dim && a.cache.v_dim <= attention_most_dim);
+  switch (a.cache.format) {
+    case State::f32: return attention_of<State::f32>(a);
+    case State::f16: return attention_of<State::f16>(a);
+    case State::s8: return attention_of<State::s8>(a);
+    case State::s4: return attention_of<State::s4>(a);
+    default: __builtin_trap();
+  }
+}
 
-    float total[query_tile];
-    for (int query = 0; query < queries; ++query) {
-      total[query] = exponentials(tile.score + query * tile.score_stride, visible_range(a, i + query));
-      for (int c = 0; c < vd; c += lanes)
-        store_n(tile.out + query * tile.out_stride + c, zero(), least(lanes, int(vd) - c));
+inline void attention_merge(const AttentionMergeArgs& a) {
+  using namespace attention_detail;
+  const std::int64_t stride = attention_partial_stride(a.v_dim);
+  for (int row = a.begin; row < a.end; ++row) {
+    float* out = a.out + row / a.heads * a.out_stride + row % a.heads * a.v_dim;
+    v16f big_m = splat(-__builtin_inff()), big_l = zero();
+    set_zero(out, a.v_dim);
+    for (int p = 0; p < a.partitions; ++p) {
+      const float* part = a.partial + (std::int64_t(row) * a.partitions + p) * stride;
+      const float* ml = part + stride - lanes;
+      if (ml[1] == 0) continue;
+      const Join j = join(big_m, big_l, splat(ml[0]), splat(ml[1]));
+      big_m = j.m, big_l = j.l;
+      add_scaled(out, part, max_of(j.a), max_of(j.b), a.v_dim);
     }
-    // Ascending for every query: meta tokens of all, low edge of each, what all see, high edge of each.
-    const int begin = last.low, end = most(begin, first.high);
-    mix_shared(tile, 0, first.meta_end);
-    for (int query = 0; query < queries; ++query) {
-      const Range r = visible_range(a, i + query);
-      mix_alone(tile, query, first.meta_end, r.meta_end);
-      mix_alone(tile, query, r.low, least(r.high, begin));
-    }
-    mix_shared(tile, begin, end);
-    for (int query = 0; query < queries; ++query) {
-      const Range r = visible_range(a, i + query);
-      mix_alone(tile, query, most(r.low, end), r.high);
-    }
-    for (int query = 0; query < queries; ++query)
-      for (int c = 0; c < vd; c += lanes) {
-        float* out = tile.out + query * tile.out_stride + c;
-        const int n = least(lanes, int(vd) - c);
-        store_n(out, load_n(out, n) / splat(total[query]), n);
-      }
+    divide(out, max_of(big_l), a.v_dim);
   }
 }
 

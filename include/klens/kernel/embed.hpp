@@ -1,4 +1,5 @@
-// Embedding lookup: y[t][k] = scale * value of row ids[t] of a packed matrix of any format, one rounding per value.
+// Embedding lookup: y[t][k] = scale * value of row ids[t] of a packed matrix of any format, one rounding per value, then
+// times EmbedArgs::scale (Falcon-H1, Granite).
 //
 // A row is one dword (or half line) of each D-line of its panel, so a look-up touches every line of the panel:
 // cols / 4 lines at w8, 12 KB for 768 columns; no second, row-major copy of the table is kept. The values are those of
@@ -36,7 +37,8 @@ KLENS_NOINLINE void lookup(const EmbedArgs& a) {
           std::uint32_t code = load_bits(here, p.low);
           if (p.high.width) code |= load_bits(here, p.high) << p.low.width;
           const float value = code_value(Bits, G, code);
-          y[k + i] = is_float_grid(G) ? value : scale * value;
+          const float w = is_float_grid(G) ? value : scale * value;
+          y[k + i] = w * a.scale;   // by 1 changes nothing
         }
       }
     }

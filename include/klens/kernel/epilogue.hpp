@@ -1,7 +1,8 @@
 // The end of every linear: what happens to an accumulator before it is stored, in this order, each step rounded once.
 //
-//   v * row scale;  v * token scale;  + bias;  silu(v);  v * gate, or silu(gate) * v;  + residual;  y = v;
-//   absmax = max |v| over the 16 outputs of a panel;  q = clamp(round_half_even(v / step), -127, 127), a true division
+//   v * row scale;  v * token scale;  + bias;  v * column scale;  silu(v);  max(v, 0)^2;  v * gate, or silu(gate) * v;
+//   + residual;  y = v;  absmax = max |v| over the 16 outputs of a panel;
+//   q = clamp(round_half_even(v / step), -127, 127), a true division
 //
 // The steps are run-time flags. A linear without any but the scales, bias and residual tests one pointer more per 16
 // outputs; the others are one function that is not inlined (exp and a division would be copied into every tile of every
@@ -49,7 +50,12 @@ KLENS_NOINLINE inline void finish_more(const LinearArgs& a, const float* accumul
   const Epilogue& e = *a.epilogue;
   v16f v = load(accumulator);
   const std::int64_t at = token * a.y_stride + panel * lanes;
+  if (e.column_scale != nullptr) v = v * load(e.column_scale + panel * lanes);
   if (e.silu) v = silu(v);
+  if (e.relu2) {
+    const v16f positive = max(zero(), v);  // the operand that may be NaN comes second: it is returned
+    v = positive * positive;
+  }
   if (e.gate != nullptr) {
     const v16f gate = load(e.gate + token * e.gate_stride + panel * lanes);
     v = (e.silu_of_gate ? silu(gate) : gate) * v;

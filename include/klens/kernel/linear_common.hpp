@@ -2,7 +2,7 @@
 #pragma once
 
 #include <klens/isa/native.hpp>
-#include <klens/kernel/args.hpp>
+#include <klens/kernel/linear_args.hpp>
 #include <klens/kernel/epilogue.hpp>
 #include <klens/kernel/weights.hpp>
 #include <klens/simd/dot.hpp>

@@ -1,24 +1,29 @@
-// RMS norm, RMS norm with the quantization of its result, and the mean of two RMS norms that joins Hymba's attention
-// and SSM paths.
+// RMS norms: of a row, of each head of a row, of a gated row (Mamba-2), and the mean of two that joins Hymba's attention
+// and SSM paths; each row norm also with the quantization of its result.
 //
 //   rms_norm       y[i] = (x[i] * r) * w[i],              r = float(1 / sqrt(double(sum x^2) / width + eps))
-//   norm_quantize  the same y, to integers, sums of 32 and a scale as kernel/quantize_row.hpp makes them
+//   head_norm      the same for every head_dim columns, in place
+//   gated_norm     y[i] = (g[i] * r) * w[i], g = x silu(z), r of g over each group of columns; or, the norm before the
+//                  gate, y[i] = ((x[i] * r) * w[i]) * silu(z[i]), r of x
 //   mean_norm      y[i] = 1/2 ((a[i] ra) wa[i] + (b[i] rb) wb[i])
+//   *_quantize     the same y, to integers, sums of 32 and a scale as kernel/quantize_row.hpp makes them
 //
-// Sum of squares: vector v of the row goes to accumulator v mod 4 of four 16-lane chains (fma), joined as
-// (s0 + s1) + (s2 + s3), then the fixed tree over lanes: the order depends on the width alone. Columns past `width` are
-// neither read nor counted; the outputs there are 0 up to round_up(width, 16). mean_norm may write onto a or b,
-// rms_norm onto x. Bytes: a row is read twice (the second time from L1) and written once; norm_quantize reads it three
-// times (two products per value are cheaper than a row of floats stored and loaded) and writes the integers, y only
-// where asked.
-// Error: 3 roundings of the product + half the relative error of the sum, <= (width / 64 + 8) 2^-25; in practice 3 ulp.
-// Oracle: tests/oracle/sequence.hpp, rms_norm; norm_quantize equals rms_norm followed by quantize_row in every bit;
+// Sum of squares: vector v of the row (the head, the group) goes to accumulator v mod 4 of four 16-lane chains (fma),
+// joined as (s0 + s1) + (s2 + s3), then the fixed tree over lanes: the order depends on the width alone. Columns past
+// `width` are neither read nor counted; the outputs there are 0 up to round_up(width, 16), but for head_norm, which
+// leaves them alone. mean_norm may write onto a or b, rms_norm onto x, gated_norm onto x or z. Bytes: a row is read
+// twice (the second time from L1) and written once; norm_quantize and mean_norm_quantize read it three times (two
+// products per value are cheaper than a row of floats stored and loaded) and write the integers, y only where asked;
+// gated_norm leaves g in y between its passes, since a silu costs more than a store and a load.
+// Error: 3 roundings of the product + half the relative error of the sum, <= (width / 64 + 8) 2^-25; in practice 3 ulp;
+// silu's 3 ulp and one product more where there is a gate.
+// Oracle: tests/oracle/sequence.hpp, rms_norm; the *_quantize equal the norm followed by quantize_row in every bit;
 // test tests/kernel/norm.cpp.
 #pragma once
 
 #include <klens/kernel/args.hpp>
 #include <klens/kernel/quantize_row.hpp>
-#include <klens/simd/v16f.hpp>
+#include <klens/simd/math.hpp>
 
 namespace klens::inline KLENS_NS {
 namespace norm_detail {
@@ -94,19 +99,118 @@ inline void norm_quantize(const NormQuantizeArgs& a) {
   }
 }
 
+inline void head_norm(const HeadNormArgs& a) {
+  for (int t = a.begin; t < a.end; ++t) {
+    for (int h = 0; h < a.heads; ++h) {
+      float* x = a.x + t * a.x_stride + std::int64_t(h) * a.head_dim;
+      const norm_detail::Normed values{x, a.weight, splat(norm_detail::inverse_rms(x, a.head_dim, a.eps))};
+      int i = 0;
+      for (; i + lanes <= a.head_dim; i += lanes) store(x + i, values(i, lanes));
+      if (i < a.head_dim) store_n(x + i, values(i, a.head_dim - i), a.head_dim - i);
+    }
+  }
+}
+
+namespace norm_detail {
+
+/// f(i, n) for the vectors of columns begin .. end, n = 16 but for the last.
+template <class F>
+KLENS_INLINE void for_vectors(int begin, int end, const F& f) {
+  for (int i = begin; i < end; i += lanes) f(i, end - i < lanes ? end - i : lanes);
+}
+
+KLENS_INLINE v16f read(const float* x, int n) { return n == lanes ? load(x) : load_n(x, n); }
+
+KLENS_INLINE void write(float* y, v16f v, int n) {
+  if (n == lanes) store(y, v);
+  else store_n(y, v, n);
+}
+
+/// One row of gated_norm.
+KLENS_INLINE void gate_and_norm(const GatedNormArgs& a, int t) {
+  const float* x = a.x + t * a.x_stride;
+  const float* z = a.z + t * a.z_stride;
+  float* y = a.y + t * a.y_stride;
+  const int group = a.group > 0 ? a.group : a.width;
+  for (int begin = 0; begin < a.width; begin += group) {
+    const int end = begin + group;
+    const auto weighted = [&](v16f v, int i, int n) KLENS_INLINE_LAMBDA {
+      return a.weight != nullptr ? v * read(a.weight + i, n) : v;
+    };
+    if (a.norm_before_gate) {
+      const v16f r = splat(inverse_rms(x + begin, group, a.eps));
+      for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
+        write(y + i, weighted(read(x + i, n) * r, i, n) * silu(read(z + i, n)), n);
+      });
+    } else {
+      for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
+        write(y + i, read(x + i, n) * silu(read(z + i, n)), n);
+      });
+      const v16f r = splat(inverse_rms(y + begin, group, a.eps));
+      for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
+        write(y + i, weighted(read(y + i, n) * r, i, n), n);
+      });
+    }
+  }
+  for (std::int64_t i = a.width; i < round_up(a.width, lanes); ++i) y[i] = 0;
+}
+
+}  // namespace norm_detail
+
+inline void gated_norm(const GatedNormArgs& a) {
+  KLENS_ASSERT(a.group == 0 || a.width % a.group == 0);
+  for (int t = a.begin; t < a.end; ++t) norm_detail::gate_and_norm(a, t);
+}
+
+inline void gated_norm_quantize(const GatedNormQuantizeArgs& a) {
+  KLENS_ASSERT(a.row.stride % row_unit == 0 && a.row.stride >= a.norm.width);
+  const int width = a.norm.width;
+  for (int t = a.norm.begin; t < a.norm.end; ++t) {
+    norm_detail::gate_and_norm(a.norm, t);
+    const float* y = a.norm.y + t * a.norm.y_stride;
+    const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA { return norm_detail::read(y + c, n < lanes ? n : lanes); };
+    quantize_detail::quantize(a.row, width, t, quantize_detail::largest_of(width, values), values);
+  }
+}
+
+namespace norm_detail {
+
+/// Columns i .. i + n of a row of mean_norm.
+struct Mean {
+  const float *a, *b, *wa, *wb;
+  v16f ra, rb;
+  KLENS_INLINE v16f operator()(int i, int n) const {
+    const v16f xa = n >= lanes ? load(a + i) : load_n(a + i, n);
+    const v16f xb = n >= lanes ? load(b + i) : load_n(b + i, n);
+    return splat(0.5f) * ((xa * ra) * load(wa + i) + (xb * rb) * load(wb + i));
+  }
+};
+
+KLENS_INLINE Mean mean_of(const MeanNormArgs& m, int t) {
+  const float* a = m.a + t * m.stride;
+  const float* b = m.b + t * m.stride;
+  return {a, b, m.wa, m.wb, splat(inverse_rms(a, m.width, m.eps)), splat(inverse_rms(b, m.width, m.eps))};
+}
+
+}  // namespace norm_detail
+
 inline void mean_norm(const MeanNormArgs& m) {
   for (int t = m.begin; t < m.end; ++t) {
-    const float* a = m.a + t * m.stride;
-    const float* b = m.b + t * m.stride;
+    const norm_detail::Mean values = norm_detail::mean_of(m, t);
     float* y = m.y + t * m.stride;
-    const v16f ra = splat(norm_detail::inverse_rms(a, m.width, m.eps));
-    const v16f rb = splat(norm_detail::inverse_rms(b, m.width, m.eps));
-    for (int i = 0; i < m.width; i += lanes) {
-      const int n = m.width - i;
-      const v16f xa = n >= lanes ? load(a + i) : load_n(a + i, n);
-      const v16f xb = n >= lanes ? load(b + i) : load_n(b + i, n);
-      store(y + i, splat(0.5f) * ((xa * ra) * load(m.wa + i) + (xb * rb) * load(m.wb + i)));
-    }
+    for (int i = 0; i < m.width; i += lanes) store(y + i, values(i, m.width - i));
+  }
+}
+
+inline void mean_norm_quantize(const MeanNormQuantizeArgs& a) {
+  KLENS_ASSERT(a.row.stride % row_unit == 0 && a.row.stride >= a.norm.width);
+  const int width = a.norm.width;
+  for (int t = a.norm.begin; t < a.norm.end; ++t) {
+    const norm_detail::Mean values = norm_detail::mean_of(a.norm, t);
+    quantize_detail::quantize(a.row, width, t, quantize_detail::largest_of(width, values), values);
+    if (a.norm.y == nullptr) continue;
+    float* y = a.norm.y + t * a.norm.stride;   // last: it may be a or b
+    for (int i = 0; i < width; i += lanes) store(y + i, values(i, width - i));
   }
 }
 

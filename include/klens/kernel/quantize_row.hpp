@@ -9,7 +9,8 @@
 // 0. Exact against tests/oracle/linear.hpp.
 #pragma once
 
-#include <klens/kernel/args.hpp>
+#include <klens/kernel/linear_args.hpp>
+#include <klens/simd/swap.hpp>
 #include <klens/simd/v16f.hpp>
 
 namespace klens::inline KLENS_NS {
@@ -23,18 +24,8 @@ KLENS_INLINE v16i to_integers(v16f v, v16f top) {
   return select(eq(r, r), to_int(r), splat_i(0));
 }
 
-/// Each 4 lanes as 0 2 1 3. Four int16 are one 64-bit word whose middle two change places.
-KLENS_INLINE void store_0213(std::int16_t* out, v16i q) {
-  alignas(32) std::int16_t in_order[lanes];
-  store_i16(in_order, q);
-  for (int i = 0; i < lanes; i += 4) {
-    std::uint64_t word;
-    __builtin_memcpy(&word, in_order + i, sizeof word);
-    const std::uint64_t swapped = (word ^ (word >> 16)) & 0xffff0000u;
-    word ^= swapped | swapped << 16;
-    __builtin_memcpy(out + i, &word, sizeof word);
-  }
-}
+/// Each 4 lanes as 0 2 1 3.
+KLENS_INLINE void store_0213(std::int16_t* out, v16i q) { store_i16(out, order_0213(q)); }
 
 /// Largest |values(c, n)| of columns c .. c + n, n = 16 but for the last. Four chains; NaN on the left is not greater.
 template <class Values>

@@ -1,4 +1,5 @@
-// Rotary position embedding in place, half rotation, for every head of a row (kernel/args.hpp, RopeArgs).
+// Rotary position embedding in place, half rotation, for every head of a row (kernel/args.hpp, RopeArgs). Partial: the
+// first d = rotary_dim columns of a head turn among themselves, the others stay. No family that we load interleaves.
 //
 //   y[i]       = fma(x[i], c[i], -(x[i + d/2] s[i]))            i < d/2
 //   y[i + d/2] = fma(x[i + d/2], c[i], x[i] s[i])
@@ -25,9 +26,10 @@ KLENS_INLINE void rotate(float* x, int half, const float* cosine, const float* s
 }  // namespace rope_detail
 
 inline void rope(const RopeArgs& a) {
-  const int half = a.head_dim / 2;
+  const int turning = a.rotary_dim > 0 ? a.rotary_dim : a.head_dim, half = turning / 2;
+  KLENS_ASSERT(turning % 2 == 0 && turning <= a.head_dim);
   for (int t = a.begin; t < a.end; ++t) {
-    const float* cosine = a.table + std::int64_t(a.position + t) * a.head_dim;
+    const float* cosine = a.table + std::int64_t(a.position + t) * turning;
     for (int h = 0; h < a.heads; ++h) {
       float* x = a.x + t * a.x_stride + std::int64_t(h) * a.head_dim;
       for (int i = 0; i < half; i += lanes)

@@ -2,6 +2,7 @@
 //   knapsack   minimise the sum of mean KL(p||q) under a limit of bytes, or the bytes under a limit of summed KL
 //   greedy     ascending KL(q||p); apply, keep if PPL <= gamma * PPL of the reference, else undo; never raises bytes
 //   segments   ascending KL(q||p) over all n pairs; point i = the first i * floor((n - 1) / 10) pairs, i = 1..10
+// Under a limit of memory (--ram), states are items too: their bytes are those of one sequence at a context length.
 // KL per token adds up over components to first order (cross terms of independent rounding errors vanish in the mean),
 // and is d ln PPL to first order, so a limit of +x % PPL is a limit of ln(1 + x / 100) nat.
 #pragma once
@@ -25,18 +26,20 @@ struct Candidate {
 struct AllocationItem {
   std::string component;
   std::vector<Candidate> candidates;  // [0]: the checkpoint's own format
+  bool state = false;                 // of a sequence: formats are state_precision()
 };
 
 struct AllocationProblem {
-  std::vector<AllocationItem> items;  // every component of the model, in the order of the plan
+  std::vector<AllocationItem> items;  // every component of the model, in the order of the plan; then the states, if any
   std::int64_t fixed_bytes = 0;       // of tensors that no format applies to
   std::int64_t parameters = 0;        // of the whole model
+  int context = 0;                    // tokens of the KV caches in the states' bytes; 0: no states among the items
 };
 
 /// Candidate of every item, and what it comes to.
 struct Allocation {
   std::vector<int> picks;
-  std::int64_t bytes = 0;  // payload, fixed bytes included
+  std::int64_t bytes = 0;  // payload, fixed bytes included; with states: and theirs
   double kl = 0;           // sum of mean KL(p||q): predicted increase of ln PPL
   double gap = 0;          // of the knapsack: 0 is proven optimal (bytes or nat, as minimised)
 };
@@ -44,9 +47,47 @@ struct Allocation {
 /// Whether a format may be chosen; empty: any.
 using FormatFilter = std::function<bool(const Precision&)>;
 
-/// The problem a measurement poses. Errors: no reference in the file (shapes and bytes), an unknown component, a pair
-/// without KL.
-inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const FormatFilter& allowed = {}) {
+namespace detail {
+
+/// Mean KL(p||q) and KL(q||p) of an entry. Published files hold KL(q||p) alone; the two agree to second order in the
+/// rounding error.
+inline Result<std::pair<double, double>> kl_of(const Sensitivity& s, const SensitivityEntry& e, const std::string& where) {
+  const double kl_pq = s.published ? e.kl_qp.mean : e.kl_pq.mean;
+  if (std::isnan(kl_pq) || std::isnan(e.kl_qp.mean))
+    return Error{ErrorCode::missing, where + ": entry '" + e.component + "' in " + e.format, "kl_pq and kl_qp",
+                 "no mean"};
+  return std::pair{kl_pq, e.kl_qp.mean};
+}
+
+/// The states of the reference as items, with what was measured of them.
+inline Result<void> add_states(const Sensitivity& s, int context, const std::string& where, AllocationProblem& problem) {
+  problem.context = context;
+  const RuntimePlan& plan = s.reference->plan;
+  std::vector<StateSite> sites;
+  for_each_state(plan, [&](const StateSite& site) { sites.push_back(site); });
+  for (const StateSite& site : sites) {
+    AllocationItem item{component_name(plan.shape.family, site.kind, site.layer), {}, true};
+    item.candidates.push_back({state_precision(site.format), state_bytes(plan, site, context), 0, 0, false});
+    for (const SensitivityEntry& e : s.entries) {
+      if (!is_state(e.kind) || e.component != item.component) continue;
+      const auto format = parse_state(e.format);
+      if (!format || !state_allowed(site.kind, *format))
+        return Error{ErrorCode::format, where + ": entry '" + e.component + "'", "a format of this state", "'" + e.format + "'"};
+      if (*format == site.format) continue;
+      KLENS_TRY(const auto kl, kl_of(s, e, where));
+      const std::int64_t bytes = state_bytes(plan, StateSite{site.kind, site.layer, *format}, context);
+      item.candidates.push_back({state_precision(*format), bytes, kl.first, kl.second, is_marked(e, s.floor)});
+    }
+    problem.items.push_back(std::move(item));
+  }
+  return {};
+}
+
+}  // namespace detail
+
+/// The problem a measurement poses. `context`: with states, for so many tokens; 0: weights alone. Errors: no reference in
+/// the file (shapes and bytes), an unknown component, a pair without KL.
+inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const FormatFilter& allowed = {}, int context = 0) {
   const std::string where = "sensitivity of " + (s.model.empty() ? std::string("a model") : s.model);
   if (!s.reference)
     return Error{ErrorCode::missing, where,
@@ -55,7 +96,7 @@ inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const 
   problem.fixed_bytes = s.reference->small_bytes;
   problem.parameters = parameters(s.reference->plan);
   for (const PlanEntry& e : s.reference->entries)
-    problem.items.push_back({e.component, {{e.format, e.bytes, 0, 0, false}}});
+    problem.items.push_back({e.component, {{e.format, e.bytes, 0, 0, false}}, false});
   std::vector<Site> sites;
   for_each_site(s.reference->plan, [&](const Site& site) { sites.push_back(site); });
   for (const SensitivityEntry& e : s.entries) {
@@ -69,17 +110,14 @@ inline Result<AllocationProblem> allocation_problem(const Sensitivity& s, const 
     if (!format)
       return Error{ErrorCode::format, where + ": entry '" + e.component + "'", "a format name", "'" + e.format + "'"};
     if (*format == problem.items[i].candidates[0].format || (allowed && !allowed(*format))) continue;
-    // Published files hold KL(q||p) alone; the two agree to second order in the rounding error.
-    const double kl_pq = s.published ? e.kl_qp.mean : e.kl_pq.mean;
-    if (std::isnan(kl_pq) || std::isnan(e.kl_qp.mean))
-      return Error{ErrorCode::missing, where + ": entry '" + e.component + "' in " + e.format, "kl_pq and kl_qp",
-                   "no mean"};
+    KLENS_TRY(const auto kl, detail::kl_of(s, e, where));
     const std::int64_t bytes = packed_bytes(*format, sites[i].rows, sites[i].cols);
     if (e.bytes >= 0 && e.bytes != bytes)
       return Error{ErrorCode::format, where + ": entry '" + e.component + "' in " + e.format + ": 'bytes'",
                    std::to_string(bytes), std::to_string(e.bytes)};
-    problem.items[i].candidates.push_back({*format, bytes, kl_pq, e.kl_qp.mean, is_marked(e, s.floor)});
+    problem.items[i].candidates.push_back({*format, bytes, kl.first, kl.second, is_marked(e, s.floor)});
   }
+  if (context > 0) KLENS_OK(detail::add_states(s, context, where, problem));
   return problem;
 }
 
@@ -225,6 +263,11 @@ inline std::string three_digits(double v) {
   return text;
 }
 
+/// The format's name: of a state the bare one.
+inline std::string format_name_of(const AllocationItem& item, const Candidate& c) {
+  return item.state ? std::string(name_of(c.format.state)) : format_name(c.format);
+}
+
 }  // namespace detail
 
 /// Why an item's pick is what it is: its KL, and per KiB what the next larger and the next smaller useful candidate
@@ -244,11 +287,11 @@ inline std::string reason_of(const AllocationItem& item, int pick) {
     return std::fabs(o.kl_pq - c.kl_pq) / (std::fabs(double(o.bytes - c.bytes)) / 1024);
   };
   std::string text = "KL(p||q) " + three_digits(c.kl_pq) + (c.marked ? " (under the floor)" : "");
-  if (up) text += "; " + format_name(up->format) + " would save " + three_digits(per_kib(*up)) + " nat/KiB";
+  if (up) text += "; " + detail::format_name_of(item, *up) + " would save " + three_digits(per_kib(*up)) + " nat/KiB";
   if (down)
     text += (down->kl_pq < c.kl_pq
-                 ? "; " + format_name(down->format) + " is smaller and no worse"
-                 : "; " + format_name(down->format) + " would cost " + three_digits(per_kib(*down)) + " nat/KiB");
+                 ? "; " + detail::format_name_of(item, *down) + " is smaller and no worse"
+                 : "; " + detail::format_name_of(item, *down) + " would cost " + three_digits(per_kib(*down)) + " nat/KiB");
   return text;
 }
 
@@ -262,7 +305,7 @@ inline Result<PlanDocument> plan_of(const Sensitivity& s, const AllocationProble
         {problem.items[i].component, c.format, c.bytes, c.kl_pq, reason_of(problem.items[i], a.picks[i])});
   }
   return make_plan(s.model, s.reference->plan, s.reference->small_bytes, std::move(choices), std::move(provenance),
-                   "plan for " + s.model);
+                   "plan for " + s.model, problem.context > 0 ? problem.context : s.reference->context);
 }
 
 }  // namespace klens

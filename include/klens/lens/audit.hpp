@@ -44,10 +44,17 @@ inline Result<MeasuredNll> measure_nll(Model& model, const Program& program, Ids
   KLENS_TRY(const int windows, count_windows(ids, options.window, options.windows, model.shape().vocab, where));
   std::vector<ProbeCandidate> candidates;
   for (const SensitivityEntry& e : s.entries) {
-    const int component = model.find(e.component);
+    const bool state = is_state(e.kind);
+    const int component = state ? model.find_state(e.component) : model.find(e.component);
     if (component < 0)
       return Error{ErrorCode::missing, model.path(), "component '" + e.component + "' of the sensitivity file",
                    "no such component"};
+    if (const auto format = parse_state(e.format); state && format) {
+      KLENS_TRY(const std::vector<ProbeCandidate> one,
+                state_candidates(model, std::span(&*format, 1), std::span(&*format, 1), {component}));
+      candidates.push_back(one.front());
+      continue;
+    }
     KLENS_TRY(const std::vector<ProbeCandidate> one, probe_candidates(model, program, {e.format}, {component}));
     candidates.push_back(one.front());
   }
@@ -68,7 +75,7 @@ inline Result<MeasuredNll> measure_nll(Model& model, const Program& program, Ids
       if (options.cancel != nullptr && options.cancel->load())
         return Error{ErrorCode::interrupted, where, "", "stopped"};
       KLENS_OK(binder.use(candidates[c]));
-      KLENS_OK(probe.compare(detail::first_layer(model, candidates[c].component), results));
+      KLENS_OK(probe.compare(detail::first_layer(model, candidates[c]), results));
       for (const WindowResult& r : results) out.entries[c].push_back(r.sums.nll_q / (options.window - 1));
       if (options.progress) options.progress(done += size, total);
     }

@@ -1,58 +1,69 @@
-// The forward pass of Hymba in float64 by plain loops, straight from the checkpoint's tensors: what the noise floor is
-// measured against. It shares the file reader and the config with the rest of klens, and no arithmetic. Formulas:
-// model/decoder.hpp, arXiv 2411.13676. One matrix is widened at a time, so that memory is that of the activations.
+// The forward pass of every family in float64 by plain loops, straight from the checkpoint's tensors: what the noise floor
+// is measured against. It shares names, config and file reader with the rest of klens, and no arithmetic. Formulas:
+// model/decoder.hpp and the papers it cites. One matrix is widened at a time, so that memory is that of the activations.
+// Tests: tests/lens/evaluate.cpp (PyTorch in float64), tests/model/families.cpp (transformers, every family).
 #pragma once
 
-#include <klens/core/team.hpp>
 #include <klens/io/safetensors.hpp>
+#include <klens/lens/float64_math.hpp>
 #include <klens/lens/windows.hpp>
-#include <klens/plan/document.hpp>
-
-#include <cmath>
+#include <klens/model/families.hpp>
 
 namespace klens {
 
 class Float64Forward {
  public:
+  using Matrix = float64::Matrix;
+
   /// `folder`: the checkpoint; `skeleton`: its sizes (Model::plan()).
   static Result<Float64Forward> open(const std::string& folder, RuntimePlan skeleton) {
+    KLENS_TRY(ModelConfig config, read_config(folder));
     KLENS_TRY(Safetensors file, Safetensors::open(folder));
-    return Float64Forward(std::move(file), std::move(skeleton));
+    return Float64Forward(std::move(config), std::move(file), std::move(skeleton));
   }
 
-  /// Logits [ids, vocab] of a window that starts with the meta tokens.
-  Result<std::vector<double>> logits(Ids ids, const Team& team) const {
+  /// Logits [ids, vocab] of a window that starts with the meta tokens. `hidden`: receives layers + 1 matrices [ids, hidden]:
+  /// the embedding's output, then each layer's, the last one after the final norm.
+  Result<std::vector<double>> logits(Ids ids, const Team& team, std::vector<Matrix>* hidden = nullptr) const {
     const Shape& s = plan_.shape;
-    const int tokens = s.meta + int(ids.size());
-    Matrix x(tokens, s.hidden);
-    KLENS_TRY(const std::vector<float> table, tensor("model.embed_tokens.weight", std::int64_t(s.vocab) * s.hidden));
+    const SmallNames& names = reader_of(s.family).names;
+    Matrix x(s.meta + int(ids.size()), s.hidden);
+    KLENS_TRY(const std::vector<float> table, tensor(component_name(s.family, Role::embedding, -1) + ".weight", std::int64_t(s.vocab) * s.hidden));
     if (s.meta > 0) {
-      KLENS_TRY(const std::vector<float> meta, tensor("model.memory_tokens", std::int64_t(s.meta) * s.hidden));
+      KLENS_TRY(const std::vector<float> meta, tensor(std::string(names.meta), std::int64_t(s.meta) * s.hidden));
       std::copy(meta.begin(), meta.end(), x.values.begin());
     }
     for (std::size_t t = 0; t < ids.size(); ++t)
-      std::copy_n(table.begin() + std::ptrdiff_t(ids[t]) * s.hidden, s.hidden, x.row(s.meta + int(t)));
-    std::vector<Matrix> keys(plan_.layers.size()), values(plan_.layers.size());
-    for (int l = 0; l < s.layers; ++l) KLENS_OK(layer(l, x, keys, values, team));
-    KLENS_TRY(const Matrix normed, norm(x, 0, s.hidden, "model.final_layernorm.weight"));
-    Matrix text(int(ids.size()), s.hidden);
-    std::copy(normed.values.begin() + std::ptrdiff_t(s.meta) * s.hidden, normed.values.end(), text.values.begin());
-    if (s.tied_head) return multiply(text, table, s.vocab, team).values;
-    KLENS_TRY(const std::vector<float> head, tensor("lm_head.weight", std::int64_t(s.vocab) * s.hidden));
-    return multiply(text, head, s.vocab, team).values;
+      for (int i = 0; i < s.hidden; ++i)
+        x.row(s.meta + int(t))[i] = double(table[std::size_t(ids[t]) * std::size_t(s.hidden) + std::size_t(i)]) * double(s.embedding_scale);
+    const auto text_of = [&](const Matrix& all) {
+      Matrix text(int(ids.size()), s.hidden);
+      std::copy(all.values.begin() + std::ptrdiff_t(s.meta) * s.hidden, all.values.end(), text.values.begin());
+      return text;
+    };
+    Cache cache(plan_.layers.size());
+    for (int l = 0; l < s.layers; ++l) {
+      if (hidden != nullptr) hidden->push_back(text_of(x));
+      KLENS_OK(layer(l, x, cache, team));
+    }
+    KLENS_TRY(const std::vector<float> final_norm, tensor(std::string(names.final_norm), s.hidden));
+    const Matrix text = float64::rms_norm(text_of(x), s.hidden, final_norm, double(s.norm_eps));
+    if (hidden != nullptr) hidden->push_back(text);
+    const Role head = s.tied_head ? Role::embedding : Role::lm_head;
+    KLENS_TRY(Matrix z, project(text, head, -1, team));
+    return std::move(z.values);
   }
 
  private:
-  struct Matrix {
-    Matrix() = default;
-    Matrix(int r, int c) : rows(r), cols(c), values(std::size_t(r) * std::size_t(c)) {}
-    double* row(int r) { return values.data() + std::ptrdiff_t(r) * cols; }
-    const double* row(int r) const { return values.data() + std::ptrdiff_t(r) * cols; }
-    int rows = 0, cols = 0;
-    std::vector<double> values;
-  };
+  /// K and V of the layers so far, [tokens, kv_heads * width].
+  struct KeysAndValues { Matrix k, v; };
+  using Cache = std::vector<KeysAndValues>;
 
-  Float64Forward(Safetensors file, RuntimePlan plan) : file_(std::move(file)), plan_(std::move(plan)) {}
+  Float64Forward(ModelConfig config, Safetensors file, RuntimePlan plan)
+      : config_(std::move(config)), file_(std::move(file)), plan_(std::move(plan)) {}
+
+  const LayerPlan& plan_of(int l) const { return plan_.layers[std::size_t(l)]; }
+  bool makes_kv(int l) const { return plan_of(l).kv_source == l; }
 
   Result<std::vector<float>> tensor(const std::string& name, std::int64_t count) const {
     const TensorView* t = file_.find(name);
@@ -64,161 +75,223 @@ class Float64Forward {
     return out;
   }
 
-  static Matrix multiply(const Matrix& x, const std::vector<float>& w, int outputs, const Team& team) {
-    Matrix y(x.rows, outputs);
-    for_each(team, x.rows, [&](int t, int) {
-      const double* in = x.row(t);
-      for (int n = 0; n < outputs; ++n) {
-        const float* weight = w.data() + std::ptrdiff_t(n) * x.cols;
-        double sum[8] = {};
-        int k = 0;
-        for (; k + 8 <= x.cols; k += 8)
-          for (int i = 0; i < 8; ++i) sum[i] += double(weight[k + i]) * in[k + i];
-        for (; k < x.cols; ++k) sum[0] += double(weight[k]) * in[k];
-        y.row(t)[n] = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
-      }
-    });
-    return y;
+  /// A small tensor of a layer, by the member of LayerView that it fills; none where the layer has none.
+  Result<std::vector<float>> small(int l, const float* LayerView::* member) const {
+    for (const LayerTensor& t : layer_tensors(reader_of(plan_.shape.family).names, plan_, l)) {
+      if (t.member != member) continue;
+      std::int64_t count = 1;
+      for (const std::int64_t extent : t.shape) count *= extent;
+      return tensor(t.name, count);
+    }
+    return std::vector<float>{};
   }
 
-  Result<Matrix> project(const Matrix& x, const std::string& name, int outputs, const Team& team) const {
-    KLENS_TRY(const std::vector<float> w, tensor(name + ".weight", std::int64_t(outputs) * x.cols));
-    return multiply(x, w, outputs, team);
-  }
-
-  /// RMSNorm of columns [first, first + width).
-  Result<Matrix> norm(const Matrix& x, int first, int width, const std::string& name) const {
-    KLENS_TRY(const std::vector<float> w, tensor(name, width));
-    Matrix y(x.rows, width);
-    for (int t = 0; t < x.rows; ++t) {
-      double squares = 0;
-      for (int i = 0; i < width; ++i) squares += x.row(t)[first + i] * x.row(t)[first + i];
-      const double scale = 1 / std::sqrt(squares / width + double(plan_.shape.norm_eps));
-      for (int i = 0; i < width; ++i) y.row(t)[i] = x.row(t)[first + i] * scale * double(w[std::size_t(i)]);
+  /// A linear of the model, with its bias and its multipliers.
+  Result<Matrix> project(const Matrix& x, Role role, int l, const Team& team) const {
+    const Shape& s = plan_.shape;
+    const int rows = extent_of(s, l < 0 ? Mixer::none : plan_of(l).mixer, l < 0 || makes_kv(l), role).rows;
+    KLENS_TRY(const std::vector<float> w, tensor(component_name(s.family, role, l) + ".weight", std::int64_t(rows) * x.cols));
+    Matrix y = float64::multiply(x, w, rows, team);
+    if (has_bias(s, role)) {
+      KLENS_TRY(const std::vector<float> bias, tensor(component_name(s.family, role, l) + ".bias", rows));
+      for (std::size_t i = 0; i < y.values.size(); ++i) y.values[i] += double(bias[i % std::size_t(rows)]);
+    }
+    if (const auto scale_of = reader_of(s.family).output_scale; scale_of != nullptr) {
+      KLENS_TRY(const std::vector<float> scale, scale_of(config_, plan_, role, l));
+      for (std::size_t i = 0; !scale.empty() && i < y.values.size(); ++i) y.values[i] *= double(scale[i % std::size_t(rows)]);
     }
     return y;
   }
 
-  void rotate(double* x, int heads, int position) const {
-    const int d = plan_.shape.qk_dim;
-    for (int i = 0; i < d / 2; ++i) {
-      const double angle = position * std::pow(double(plan_.shape.rope_theta), -2.0 * i / d), c = std::cos(angle),
-                   s = std::sin(angle);
-      for (int h = 0; h < heads; ++h) {
-        double &a = x[h * d + i], &b = x[h * d + i + d / 2];
-        const double turned = a * c - b * s;
-        b = b * c + a * s;
-        a = turned;
+  Result<Matrix> norm(const Matrix& x, int l, const float* LayerView::* weight, int width, float eps) const {
+    KLENS_TRY(const std::vector<float> w, small(l, weight));
+    return float64::rms_norm(x, width, w, double(eps));
+  }
+
+  /// -exp(A_log).
+  Result<std::vector<double>> rates(int l) const {
+    KLENS_TRY(const std::vector<float> logs, small(l, &LayerView::a2));
+    std::vector<double> a;
+    for (const float v : logs) a.push_back(-std::exp(double(v)));
+    return a;
+  }
+
+  Result<Matrix> conv(const Matrix& x, int l) const {
+    KLENS_TRY(const std::vector<float> w, small(l, &LayerView::conv_weight));
+    KLENS_TRY(const std::vector<float> bias, small(l, &LayerView::conv_bias));
+    return float64::causal_conv(x, w, bias, plan_.shape.conv_taps);
+  }
+
+  Result<Matrix> conv_silu(const Matrix& x, int l) const {
+    KLENS_TRY(Matrix y, conv(x, l));
+    for (double& v : y.values) v = float64::silu(v);
+    return y;
+  }
+
+  /// softplus(raw + dt_bias).
+  Result<Matrix> time_steps(Matrix raw, int l) const {
+    KLENS_TRY(const std::vector<float> bias, small(l, &LayerView::dt_bias));
+    for (std::size_t i = 0; i < raw.values.size(); ++i)
+      raw.values[i] = float64::softplus(raw.values[i] + double(bias[i % std::size_t(raw.cols)]));
+    return raw;
+  }
+
+  /// Attention of projected q, k and v; where the layer reads another's K and V, k and v are empty.
+  Result<Matrix> attend(Matrix q, Matrix k, Matrix v, int l, Cache& cache, const Team& team) const {
+    const Shape& s = plan_.shape;
+    const auto prepare = [&](Matrix& m, const float* LayerView::* weight) -> Result<void> {
+      if (s.qk_norm) {
+        KLENS_TRY(m, norm(m, l, weight, s.qk_dim, s.norm_eps));
       }
+      float64::rotate(m, s.qk_dim, s.rotary_dim, double(s.rope_theta));
+      return {};
+    };
+    KLENS_OK(prepare(q, &LayerView::q_norm));
+    if (makes_kv(l)) {
+      KLENS_OK(prepare(k, &LayerView::k_norm));
+      cache[std::size_t(l)] = {std::move(k), std::move(v)};
     }
+    const double scale = s.attention_scale != 0 ? double(s.attention_scale) : 1 / std::sqrt(double(s.qk_dim));
+    const KeysAndValues& from = cache[std::size_t(plan_of(l).kv_source)];
+    return float64::attention(q, from.k, from.v, {s.heads, s.kv_heads, s.qk_dim, s.v_dim, plan_of(l).window, s.meta, scale}, team);
   }
 
-  Matrix attention(const Matrix& in, const Matrix& k, const Matrix& v, int window, const Team& team) const {
+  /// Mamba-1 from x and its gate.
+  Result<Matrix> selective_scan(const Matrix& x, const Matrix& gate, int l, const Team& team) const {
     const Shape& s = plan_.shape;
-    Matrix out(in.rows, s.heads * s.v_dim);
-    for_each(team, in.rows, [&](int i, int) {
-      std::vector<double> p(std::size_t(i) + 1);
-      for (int h = 0; h < s.heads; ++h) {
-        const int shared = h / (s.heads / s.kv_heads);
-        const double* q = in.row(i) + h * s.qk_dim;
-        double largest = -INFINITY, total = 0;
-        const auto visible = [&](int j) { return window == 0 || i - j <= window || j < s.meta; };
-        for (int j = 0; j <= i; ++j) {
-          if (!visible(j)) continue;
-          double dot = 0;
-          for (int d = 0; d < s.qk_dim; ++d) dot += q[d] * k.row(j)[shared * s.qk_dim + d];
-          p[std::size_t(j)] = dot / std::sqrt(double(s.qk_dim));
-          largest = std::fmax(largest, p[std::size_t(j)]);
-        }
-        double* y = out.row(i) + h * s.v_dim;
-        for (int j = 0; j <= i; ++j) {
-          if (!visible(j)) continue;
-          const double e = std::exp(p[std::size_t(j)] - largest);
-          total += e;
-          for (int d = 0; d < s.v_dim; ++d) y[d] += e * v.row(j)[shared * s.v_dim + d];
-        }
-        for (int d = 0; d < s.v_dim; ++d) y[d] /= total;
-      }
-    });
-    return out;
+    KLENS_TRY(const Matrix u, conv_silu(x, l));
+    KLENS_TRY(const Matrix small_rows, project(u, Role::x_proj, l, team));
+    Matrix rank = float64::columns(small_rows, 0, s.dt_rank), b = float64::columns(small_rows, s.dt_rank, s.n_state);
+    Matrix c = float64::columns(small_rows, s.dt_rank + s.n_state, s.n_state);
+    if (s.inner_norms) {
+      KLENS_TRY(rank, norm(rank, l, &LayerView::dt_norm, s.dt_rank, s.inner_norm_eps));
+      KLENS_TRY(b, norm(b, l, &LayerView::b_norm, s.n_state, s.inner_norm_eps));
+      KLENS_TRY(c, norm(c, l, &LayerView::c_norm, s.n_state, s.inner_norm_eps));
+    }
+    KLENS_TRY(Matrix raw, project(rank, Role::dt_proj, l, team));
+    KLENS_TRY(const Matrix dt, time_steps(std::move(raw), l));
+    KLENS_TRY(const std::vector<double> a, rates(l));
+    KLENS_TRY(const std::vector<float> d, small(l, &LayerView::d));
+    Matrix y = float64::scan(u, dt, a, b, c, d, 1, team);
+    float64::gate(y, gate);
+    return y;
   }
 
-  Result<Matrix> scan(const std::string& prefix, const Matrix& in, int first, const Team& team) const {
+  Result<Matrix> mamba(const Matrix& n, int l, const Team& team) const {
     const Shape& s = plan_.shape;
-    KLENS_TRY(const std::vector<float> w, tensor(prefix + "conv1d.weight", std::int64_t(s.inner) * s.conv_taps));
-    KLENS_TRY(const std::vector<float> bias, tensor(prefix + "conv1d.bias", s.inner));
-    Matrix u(in.rows, s.inner);
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    KLENS_TRY(const Matrix y, selective_scan(float64::columns(in, 0, s.inner), float64::columns(in, s.inner, s.inner), l, team));
+    return project(y, Role::out_proj, l, team);
+  }
+
+  /// Rows of in_proj: gate | x | B | C | dt.
+  Result<Matrix> mamba2(const Matrix& n, int l, const Team& team) const {
+    const Shape& s = plan_.shape;
+    const int bc = s.ssm_groups * s.n_state;
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    const Matrix gate = float64::columns(in, 0, s.inner);
+    KLENS_TRY(const Matrix u, conv_silu(float64::columns(in, s.inner, s.inner + 2 * bc), l));
+    KLENS_TRY(Matrix dt, time_steps(float64::columns(in, 2 * s.inner + 2 * bc, s.ssm_heads), l));
+    for (double& v : dt.values) v = std::fmax(v, double(s.dt_min)), v = s.dt_max > 0 ? std::fmin(v, double(s.dt_max)) : v;
+    KLENS_TRY(const std::vector<double> a, rates(l));
+    KLENS_TRY(const std::vector<float> d, small(l, &LayerView::d));
+    Matrix y = float64::scan(float64::columns(u, 0, s.inner), dt, a, float64::columns(u, s.inner, bc),
+                             float64::columns(u, s.inner + bc, bc), d, s.ssm_groups, team);
+    if (s.norm_groups == 0 || !s.norm_before_gate) float64::gate(y, gate);
+    if (s.norm_groups > 0) {
+      KLENS_TRY(y, norm(y, l, &LayerView::gated_norm, s.inner / s.norm_groups, s.inner_norm_eps));
+      if (s.norm_before_gate) float64::gate(y, gate);
+    }
+    return project(y, Role::out_proj, l, team);
+  }
+
+  Result<Matrix> attention(const Matrix& n, int l, Cache& cache, const Team& team) const {
+    KLENS_TRY(Matrix q, project(n, Role::q_proj, l, team));
+    Matrix k, v;
+    if (makes_kv(l)) {
+      KLENS_TRY(k, project(n, Role::k_proj, l, team));
+      KLENS_TRY(v, project(n, Role::v_proj, l, team));
+    }
+    KLENS_TRY(const Matrix y, attend(std::move(q), std::move(k), std::move(v), l, cache, team));
+    return project(y, Role::o_proj, l, team);
+  }
+
+  /// Rows of in_proj: B | C | x.
+  Result<Matrix> short_conv(const Matrix& n, int l, const Team& team) const {
+    const int width = plan_.shape.inner;
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    Matrix product = float64::columns(in, 0, width);
     for (int t = 0; t < in.rows; ++t)
-      for (int c = 0; c < s.inner; ++c) {
-        double sum = double(bias[std::size_t(c)]);
-        for (int k = 0; k < s.conv_taps; ++k)
-          if (const int at = t - s.conv_taps + 1 + k; at >= 0)
-            sum += double(w[std::size_t(c * s.conv_taps + k)]) * in.row(at)[first + c];
-        u.row(t)[c] = silu(sum);
-      }
-    KLENS_TRY(const Matrix small, project(u, prefix + "x_proj.0", s.dt_rank + 2 * s.n_state, team));
-    KLENS_TRY(const Matrix rank, norm(small, 0, s.dt_rank, prefix + "dt_layernorm.weight"));
-    KLENS_TRY(const Matrix b, norm(small, s.dt_rank, s.n_state, prefix + "B_layernorm.weight"));
-    KLENS_TRY(const Matrix c, norm(small, s.dt_rank + s.n_state, s.n_state, prefix + "C_layernorm.weight"));
-    KLENS_TRY(const Matrix delta, project(rank, prefix + "dt_proj.0", s.inner, team));
-    KLENS_TRY(const std::vector<float> dt_bias, tensor(prefix + "dt_proj.0.bias", s.inner));
-    KLENS_TRY(const std::vector<float> a_log, tensor(prefix + "A_log.0", std::int64_t(s.inner) * s.n_state));
-    KLENS_TRY(const std::vector<float> d, tensor(prefix + "D.0", s.inner));
-    Matrix y(in.rows, s.inner);
-    for_each(team, s.inner, [&](int channel, int) {
-      std::vector<double> h(std::size_t(s.n_state), 0.0);
-      for (int t = 0; t < in.rows; ++t) {
-        const double raw = delta.row(t)[channel] + double(dt_bias[std::size_t(channel)]);
-        const double dt = raw > 30 ? raw : std::log1p(std::exp(raw)), x = u.row(t)[channel];
-        double sum = double(d[std::size_t(channel)]) * x;
-        for (int n = 0; n < s.n_state; ++n) {
-          const double a = -std::exp(double(a_log[std::size_t(channel * s.n_state + n)]));
-          h[std::size_t(n)] = std::exp(dt * a) * h[std::size_t(n)] + dt * x * b.row(t)[n];
-          sum += h[std::size_t(n)] * c.row(t)[n];
-        }
-        y.row(t)[channel] = sum * silu(in.row(t)[first + s.inner + channel]);
-      }
-    });
-    return y;
+      for (int i = 0; i < width; ++i) product.row(t)[i] *= in.row(t)[2 * width + i];
+    KLENS_TRY(Matrix y, conv(product, l));
+    for (int t = 0; t < in.rows; ++t)
+      for (int i = 0; i < width; ++i) y.row(t)[i] *= in.row(t)[width + i];
+    return project(y, Role::out_proj, l, team);
   }
 
-  Result<void> layer(int l, Matrix& x, std::vector<Matrix>& keys, std::vector<Matrix>& values, const Team& team) const {
+  /// Rows of in_proj: q | k | v | x | gate, k and v where the layer makes them.
+  Result<Matrix> hymba(const Matrix& n, int l, Cache& cache, const Team& team) const {
     const Shape& s = plan_.shape;
-    const LayerPlan& own = plan_.layers[std::size_t(l)];
-    const std::string at = "model.layers." + std::to_string(l) + ".", mamba = at + "mamba.",
-                      ffn = at + "moe.experts.0.";
-    const bool makes_kv = own.kv_source == l;
-    KLENS_TRY(const Matrix mixer_in, norm(x, 0, s.hidden, at + "input_layernorm.weight"));
-    KLENS_TRY(Matrix in, project(mixer_in, mamba + "in_proj", extent_of(s, makes_kv, Role::in_proj).rows, team));
-    const int k_at = s.heads * s.qk_dim, v_at = k_at + s.kv_heads * s.qk_dim;
-    const int x_at = makes_kv ? v_at + s.kv_heads * s.v_dim : k_at;
-    for (int t = 0; t < x.rows; ++t) rotate(in.row(t), s.heads + (makes_kv ? s.kv_heads : 0), t);
-    if (makes_kv) {
-      Matrix k(x.rows, s.kv_heads * s.qk_dim), v(x.rows, s.kv_heads * s.v_dim);
-      for (int t = 0; t < x.rows; ++t)
-        std::copy_n(in.row(t) + k_at, k.cols, k.row(t)), std::copy_n(in.row(t) + v_at, v.cols, v.row(t));
-      keys[std::size_t(l)] = std::move(k), values[std::size_t(l)] = std::move(v);
-    }
-    const Matrix heads =
-        attention(in, keys[std::size_t(own.kv_source)], values[std::size_t(own.kv_source)], own.window, team);
-    KLENS_TRY(const Matrix scanned, scan(mamba, in, x_at, team));
-    KLENS_TRY(Matrix fused, norm(heads, 0, s.inner, mamba + "pre_avg_layernorm1.weight"));
-    KLENS_TRY(const Matrix other, norm(scanned, 0, s.inner, mamba + "pre_avg_layernorm2.weight"));
-    for (std::size_t i = 0; i < fused.values.size(); ++i) fused.values[i] = 0.5 * (fused.values[i] + other.values[i]);
-    KLENS_TRY(const Matrix mixed, project(fused, mamba + "out_proj", s.hidden, team));
-    for (std::size_t i = 0; i < x.values.size(); ++i) x.values[i] += mixed.values[i];
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    const int q_width = s.heads * s.qk_dim, k_width = s.kv_heads * s.qk_dim, v_width = s.kv_heads * s.v_dim;
+    Matrix k, v;
+    if (makes_kv(l)) k = float64::columns(in, q_width, k_width), v = float64::columns(in, q_width + k_width, v_width);
+    const int x_at = makes_kv(l) ? q_width + k_width + v_width : q_width;
+    KLENS_TRY(const Matrix heads, attend(float64::columns(in, 0, q_width), std::move(k), std::move(v), l, cache, team));
+    KLENS_TRY(const Matrix scanned, selective_scan(float64::columns(in, x_at, s.inner), float64::columns(in, x_at + s.inner, s.inner), l, team));
+    KLENS_TRY(Matrix mean, norm(heads, l, &LayerView::attention_norm, s.inner, s.norm_eps));
+    KLENS_TRY(const Matrix other, norm(scanned, l, &LayerView::scan_norm, s.inner, s.norm_eps));
+    for (std::size_t i = 0; i < mean.values.size(); ++i) mean.values[i] = 0.5 * (mean.values[i] + other.values[i]);
+    return project(mean, Role::out_proj, l, team);
+  }
 
-    KLENS_TRY(const Matrix ffn_in, norm(x, 0, s.hidden, at + "pre_moe_layernorm.weight"));
-    KLENS_TRY(Matrix gate, project(ffn_in, ffn + "gate_proj", s.ffn, team));
-    KLENS_TRY(const Matrix up, project(ffn_in, ffn + "up_proj", s.ffn, team));
-    for (std::size_t i = 0; i < gate.values.size(); ++i) gate.values[i] = silu(gate.values[i]) * up.values[i];
-    KLENS_TRY(const Matrix down, project(gate, ffn + "down_proj", s.hidden, team));
-    for (std::size_t i = 0; i < x.values.size(); ++i) x.values[i] += down.values[i];
+  Result<void> mixer(int l, Matrix& x, Cache& cache, const Team& team) const {
+    const Mixer kind = plan_of(l).mixer;
+    if (kind == Mixer::none) return {};
+    KLENS_TRY(const Matrix n, norm(x, l, &LayerView::input_norm, plan_.shape.hidden, plan_.shape.norm_eps));
+    const auto run = [&](Mixer one) -> Result<Matrix> {
+      switch (one) {
+        case Mixer::hymba: return hymba(n, l, cache, team);
+        case Mixer::mamba: return mamba(n, l, team);
+        case Mixer::mamba2: return mamba2(n, l, team);
+        case Mixer::attention: return attention(n, l, cache, team);
+        case Mixer::short_conv: return short_conv(n, l, team);
+        case Mixer::none:
+        case Mixer::parallel: break;
+      }
+      return Matrix(x.rows, x.cols);
+    };
+    KLENS_TRY(const Matrix y, run(kind == Mixer::parallel ? Mixer::mamba2 : kind));
+    float64::add(x, y);
+    if (kind == Mixer::parallel) {
+      KLENS_TRY(const Matrix z, run(Mixer::attention));
+      float64::add(x, z);
+    }
     return {};
   }
 
-  static double silu(double v) { return v / (1 + std::exp(-v)); }
+  Result<void> ffn(int l, Matrix& x, const Team& team) const {
+    const Ffn kind = plan_of(l).ffn;
+    if (kind == Ffn::none) return {};
+    KLENS_TRY(const Matrix n, norm(x, l, &LayerView::ffn_norm, plan_.shape.hidden, plan_.shape.norm_eps));
+    KLENS_TRY(Matrix y, project(n, Role::up_proj, l, team));
+    if (kind == Ffn::swiglu) {
+      KLENS_TRY(const Matrix gate, project(n, Role::gate_proj, l, team));
+      float64::gate(y, gate);
+    } else {
+      for (double& v : y.values) v = v > 0 ? v * v : 0;
+    }
+    KLENS_TRY(const Matrix down, project(y, Role::down_proj, l, team));
+    float64::add(x, down);
+    return {};
+  }
 
+  Result<void> layer(int l, Matrix& x, Cache& cache, const Team& team) const {
+    KLENS_OK(mixer(l, x, cache, team));
+    return ffn(l, x, team);
+  }
+
+  ModelConfig config_;
   Safetensors file_;
   RuntimePlan plan_;
 };

@@ -1,5 +1,5 @@
 // measure: every (component, format) of a model alone against the reference, over the windows of a text, into
-// sensitivity.json. Finished windows go to a journal beside the output, so that a killed run goes on; the file is made
+// sensitivity.json; weights, activations, and states (scans, convolutions, KV caches). Finished windows go to a journal beside the output, so that a killed run goes on; the file is made
 // from the journal alone and is the same, byte for byte, for any number of interruptions and threads. Weights are
 // always quantized from the pristine ones.
 #pragma once
@@ -22,6 +22,8 @@ struct MeasureOptions {
   int window = 256, windows = 64;     // tokens per window; windows at most (0: all)
   std::vector<std::string> formats;   // w4g32, w4g32a8, ...; a8 or a16: activations of the component alone
   std::vector<int> components;        // indices; empty: all
+  std::vector<State> state_formats, cache_formats;  // of scans and convolutions; of KV caches
+  std::vector<int> states;            // indices into Model::states(); empty: all
   std::string model_name, text_name;  // for people
   ProgressOf progress;
   const std::atomic<bool>* cancel = nullptr;  // looked at between candidates; ends with ErrorCode::interrupted
@@ -32,9 +34,9 @@ struct MeasureReport {
   std::int64_t runs = 0, resumed = 0;  // in all; taken over from a run that was stopped
 };
 
-/// A component in a format.
+/// A component in a format. Of the kinds state and cache: a state, precision.state.
 struct ProbeCandidate {
-  int component = 0;
+  int component = 0;  // index into Model::components() or Model::states()
   Precision precision;
   EntryKind kind = EntryKind::weight;
   std::string format;
@@ -73,10 +75,36 @@ inline Result<std::vector<ProbeCandidate>> probe_candidates(const Model& model, 
   return candidates;
 }
 
+/// The candidates among the states, state by state. Errors: a format that none of the states has.
+inline Result<std::vector<ProbeCandidate>> state_candidates(const Model& model, std::span<const State> formats,
+                                                            std::span<const State> cache_formats,
+                                                            std::vector<int> states) {
+  if (states.empty())
+    for (int s = 0; s < int(model.states().size()); ++s) states.push_back(s);
+  std::vector<ProbeCandidate> candidates;
+  for (const int s : states) {
+    const StateKind kind = model.states()[std::size_t(s)].kind;
+    const std::span<const State> wanted = kind == StateKind::kv ? cache_formats : formats;
+    for (std::size_t f = 0; f < wanted.size(); ++f) {
+      if (std::find(wanted.begin(), wanted.begin() + std::ptrdiff_t(f), wanted[f]) !=
+          wanted.begin() + std::ptrdiff_t(f))
+        continue;
+      if (!state_allowed(kind, wanted[f]))
+        return Error{ErrorCode::no_kernel, "format '" + std::string(name_of(wanted[f])) + "'",
+                     kind == StateKind::kv ? "f32, f16, s8 or s4 for a KV cache" : "f32, f16, s16 or s8 for a state",
+                     "no kernel"};
+      candidates.push_back({s, state_precision(wanted[f]), kind == StateKind::kv ? EntryKind::cache : EntryKind::state,
+                            std::string(name_of(wanted[f]))});
+    }
+  }
+  return candidates;
+}
+
 /// Hash of a checkpoint's numbers: packed reference weights and every small tensor, as kernels read them.
 inline std::uint64_t model_hash(const Model& model) {
   Checksum sum;
   const Shape& s = model.shape();
+  const RuntimePlan plan = model.plan();
   const auto floats = [&](const float* p, std::int64_t n) { sum.update(std::as_bytes(std::span(p, std::size_t(n)))); };
   const std::uint64_t shape = model.hash();
   sum.update(std::as_bytes(std::span(&shape, 1)));
@@ -85,10 +113,10 @@ inline std::uint64_t model_hash(const Model& model) {
     sum.update(std::as_bytes(std::span(w.lines, std::size_t(layout_of(w.precision, w.rows, w.cols).line_plane_bytes))));
   }
   for (int l = 0; l < s.layers; ++l)
-    for (const hymba::LayerTensor& t : hymba::layer_tensors(s)) {
+    for (const LayerTensor& t : layer_tensors(reader_of(s.family).names, plan, l)) {
       std::int64_t columns = 1;
       for (std::size_t i = 1; i < t.shape.size(); ++i) columns *= t.shape[i];
-      floats(model.view().layers[l].*t.member, round_up(t.shape[0], lanes) * columns);
+      floats(kept_in(model.view().layers[l], t), round_up(t.shape[0], lanes) * columns);
     }
   floats(model.view().final_norm, s.hidden);
   if (s.meta > 0) floats(model.view().meta, s.meta * row_stride(s.hidden));
@@ -162,6 +190,12 @@ class CandidateBinder {
   CandidateBinder& operator=(const CandidateBinder&) = delete;
 
   Result<void> use(const ProbeCandidate& c) {
+    if (is_state(c.kind)) {
+      release();
+      state_ = c.component;
+      return model_.set_state_format(state_, c.precision.state);
+    }
+    release_state();
     Precision stored = c.precision, reference = model_.reference_precision(c.component);
     stored.activation = reference.activation;
     if (component_ != c.component) release();
@@ -185,22 +219,50 @@ class CandidateBinder {
   }
 
   void release() {
+    release_state();
     if (component_ >= 0) model_.unbind(component_);
     component_ = -1;
     buffer_ = {};
   }
 
  private:
+  void release_state() {
+    if (state_ >= 0) (void)model_.set_state_format(state_, model_.reference_state(state_));  // a format it had
+    state_ = -1;
+  }
+
   Model& model_;
-  int component_ = -1;
+  int component_ = -1, state_ = -1;
   Precision stored_;
   PackedBuffer buffer_;
 };
 
-/// The first layer that a component touches.
-inline int first_layer(const Model& model, int component) {
-  const Component& c = model.components()[std::size_t(component)];
+/// The first layer that a candidate touches.
+inline int first_layer(const Model& model, const ProbeCandidate& candidate) {
+  if (is_state(candidate.kind)) return model.states()[std::size_t(candidate.component)].layer;
+  const Component& c = model.components()[std::size_t(candidate.component)];
   return c.role == Role::embedding ? Probe::embedding_layer : c.role == Role::lm_head ? model.shape().layers : c.layer;
+}
+
+inline const std::string& name_of(const Model& model, const ProbeCandidate& c) {
+  return is_state(c.kind) ? model.states()[std::size_t(c.component)].name
+                          : model.components()[std::size_t(c.component)].name;
+}
+
+/// The reference's format of what a candidate changes.
+inline Precision reference_of(const Model& model, const ProbeCandidate& c) {
+  return is_state(c.kind) ? state_precision(model.reference_state(c.component)) : model.reference_precision(c.component);
+}
+
+/// Payload of a component in a format; memory of a state per sequence, for `context` tokens of a KV cache.
+inline std::int64_t bytes_of(const Model& model, const RuntimePlan& plan, const ProbeCandidate& c, const Precision& p,
+                             int context) {
+  if (!is_state(c.kind)) {
+    const Component& component = model.components()[std::size_t(c.component)];
+    return packed_bytes(p, component.rows, component.cols);
+  }
+  const StateComponent& state = model.states()[std::size_t(c.component)];
+  return state_bytes(plan, StateSite{state.kind, state.layer, p.state}, context);
 }
 
 }  // namespace detail
@@ -215,8 +277,14 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
   KLENS_OK(model.set_reference());
   const std::string where = options.text_name.empty() ? "text" : options.text_name;
   KLENS_TRY(const int windows, count_windows(ids, options.window, options.windows, model.shape().vocab, where));
-  KLENS_TRY(const std::vector<ProbeCandidate> candidates,
-            probe_candidates(model, program, options.formats, options.components));
+  std::vector<ProbeCandidate> candidates;
+  if (!options.formats.empty()) {
+    KLENS_TRY(candidates, probe_candidates(model, program, options.formats, options.components));
+  }
+  KLENS_TRY(const std::vector<ProbeCandidate> states,
+            state_candidates(model, options.state_formats, options.cache_formats, options.states));
+  candidates.insert(candidates.end(), states.begin(), states.end());
+  if (candidates.empty()) return Error{ErrorCode::usage, "measure", "at least one format and one component", "none"};
   const Ids used = ids.first(std::size_t(windows) * std::size_t(options.window));
 
   Sensitivity s;
@@ -230,7 +298,7 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
   std::string key_text = std::string(KLENS_VERSION) + " " + s.model_hash + " " + s.text_hash + " " +
                          std::to_string(options.window) + " " + std::to_string(batch);
   for (const ProbeCandidate& c : candidates)
-    key_text += "\n" + model.components()[std::size_t(c.component)].name + " " + c.format;
+    key_text += "\n" + detail::name_of(model, c) + " " + c.format;
   std::vector<int> units;  // records of each (batch, candidate)
   for (int first = 0; first < windows; first += batch)
     units.insert(units.end(), std::size_t(count), std::min(batch, windows - first));
@@ -256,7 +324,7 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
         if (options.cancel != nullptr && options.cancel->load())
           return Error{ErrorCode::interrupted, output, "", "stopped; the same command goes on from here"};
         const ProbeCandidate& candidate = candidates[std::size_t(c)];
-        if (candidate.precision == model.reference_precision(candidate.component)) {
+        if (candidate.precision == reference_of(model, candidate)) {
           // The reference against itself: equal bits in, equal bits out, so that there is nothing to run.
           results.resize(std::size_t(size));
           for (int w = 0; w < size; ++w) {
@@ -265,14 +333,14 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
           }
         } else {
           KLENS_OK(binder.use(candidate));
-          KLENS_OK(probe.compare(first_layer(model, candidate.component), results));
+          KLENS_OK(probe.compare(first_layer(model, candidate), results));
         }
         unit.clear();
         for (const WindowResult& r : results) {
           if (!is_finite(r.sums))
             return Error{
                 ErrorCode::overflow,
-                output + ": " + model.components()[std::size_t(candidate.component)].name + " in " + candidate.format,
+                output + ": " + detail::name_of(model, candidate) + " in " + candidate.format,
                 "finite logits", "infinite or undefined ones"};
           unit.push_back({r.sums, r.kl.data()});
         }
@@ -294,15 +362,15 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
   s.ppl = std::exp(nll / windows);
   KLENS_TRY(AtomicFile file, AtomicFile::create(output));
   KLENS_OK(file.write(sensitivity_head_text(s)));
+  const RuntimePlan plan = model.plan();
   for (int c = 0; c < count; ++c) {
     const ProbeCandidate& candidate = candidates[std::size_t(c)];
-    const Component& component = model.components()[std::size_t(candidate.component)];
     KLENS_TRY(SensitivityEntry e,
               entry_of(
                   journal, [&](int w) { return record_of(c, w); }, windows, options.window, model.shape().vocab));
-    e.component = component.name, e.format = candidate.format, e.kind = candidate.kind;
-    e.bytes = packed_bytes(candidate.precision, component.rows, component.cols);
-    e.bytes_reference = packed_bytes(model.reference_precision(candidate.component), component.rows, component.cols);
+    e.component = detail::name_of(model, candidate), e.format = candidate.format, e.kind = candidate.kind;
+    e.bytes = bytes_of(model, plan, candidate, candidate.precision, options.window);
+    e.bytes_reference = bytes_of(model, plan, candidate, reference_of(model, candidate), options.window);
     KLENS_OK(file.write(std::string_view(c == 0 ? "\n" : ",\n")));
     KLENS_OK(file.write(entry_text(e, s.floor)));
   }

@@ -63,8 +63,10 @@ class Probe {
   }
 
   /// Compares the model as it is now with the reference, in every loaded window; `layer`: the first one that differs,
-  /// or `embedding_layer` where the embedding does.
+  /// or `embedding_layer` where the embedding does. Sessions keep the state formats they were made with: where the
+  /// model has others than the reference, each thread makes another one (some ms and the memory of a session).
   Result<void> compare(int layer, std::vector<WindowResult>& results) {
+    KLENS_OK(follow_states());
     results.resize(caches_.size());
     return over_windows(
         [&](std::size_t w, Worker& worker) { return compare_window(layer, caches_[w], worker, results[w]); });
@@ -81,11 +83,14 @@ class Probe {
           tile_p(std::size_t(probe_tile) * std::size_t(logit_stride(shape))),
           tile_q(tile_p.size()),
           stats(probe_tile) {
-      work.at = workspace_layout(shape, probe_tile, 1, lanes);
+      work.at = workspace_layout(shape, Uses{}, probe_tile, 1, lanes);
       arena = Buffer<float>(std::size_t(work.at.floats));
       work.base = arena.data();
     }
+    Session& running() { return other ? *other : session; }
+
     Session session;
+    std::optional<Session> other;  // of other state formats than the reference's
     Buffer<float> normed, tile_p, tile_q, arena;
     Workspace work;  // of the head: quantized rows and scratch
     std::vector<TokenStats> stats;
@@ -94,12 +99,33 @@ class Probe {
   Probe(const Model& model, const Program& program, const Team& team, int window)
       : model_(&model), program_(program), team_(team), window_(window), head_(model.view().head) {
     const Shape& s = model.shape();
+    states_ = states_of(model);
     stride_ = row_stride(s.hidden);
     const std::int64_t logits = window * logit_stride(s) * 4;
     keeps_logits_ = logits <= probe_logits_bytes;
     const std::int64_t bytes =
         (std::int64_t(s.layers) * (s.meta + window) + window) * stride_ * 4 + (keeps_logits_ ? logits : 0);
     batch_ = int(std::clamp<std::int64_t>(probe_cache_bytes / bytes, 1, 16));
+  }
+
+  static std::vector<State> states_of(const Model& model) {
+    std::vector<State> states;
+    for (int s = 0; s < int(model.states().size()); ++s) states.push_back(model.state_format(s));
+    return states;
+  }
+
+  /// Sessions for the model's present state formats.
+  Result<void> follow_states() {
+    std::vector<State> now = states_of(*model_);
+    if (now == other_states_) return {};
+    for (const auto& worker : workers_) {
+      worker->other.reset();
+      if (now == states_) continue;
+      KLENS_TRY(Session session, Session::create(*model_, program_, {}, {.context = window_}));
+      worker->other.emplace(std::move(session));
+    }
+    other_states_ = std::move(now);
+    return {};
   }
 
   template <class Body>
@@ -124,9 +150,9 @@ class Probe {
 
   /// Logits of `tokens` rows of normed hidden states, as the decoder makes them.
   void head(const SiteView& site, const float* normed, int tokens, Worker& worker, float* logits) const {
-    Pass pass{&model_->view(), nullptr, &worker.work, program_.table, {}, nullptr, 0, tokens};
+    Pass pass{&model_->view(), &worker.work, program_.table, {}, nullptr, 0, tokens};
     decoder::Input in{normed, stride_, model_->shape().hidden};
-    const TableOps ops{&model_->view(), program_.table};
+    const TableOps ops{&model_->view(), program_.table, program_.policy};
     const decoder::Target<Role::lm_head> to{&site, logits, logit_stride(model_->shape())};
     decoder::project(ops, pass, model_->shape().layers, in, to);
   }
@@ -161,10 +187,10 @@ class Probe {
     const std::int64_t stride = logit_stride(model_->shape());
     const auto hidden = hidden_rows(worker.normed.data());
     if (layer == embedding_layer) {
-      worker.session.reset();
-      KLENS_OK(worker.session.prefill(cache.ids, {.hidden = hidden}));
+      worker.running().reset();
+      KLENS_OK(worker.running().prefill(cache.ids, {.hidden = hidden}));
     } else if (layer < model_->shape().layers) {
-      KLENS_OK(worker.session.run_from(layer, cache.input_rows, {.hidden = hidden}));
+      KLENS_OK(worker.running().run_from(layer, cache.input_rows, {.hidden = hidden}));
     }
     const float* normed =
         layer < model_->shape().layers ? worker.normed.data() : cache.normed.data();  // only the head differs
@@ -203,6 +229,7 @@ class Probe {
   std::int64_t stride_ = 0;
   bool keeps_logits_ = false;
   SiteView head_;  // of the reference
+  std::vector<State> states_, other_states_;  // of the reference; of the workers' other sessions, or of the last compare()
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<WindowCache> caches_;
 };

@@ -19,8 +19,11 @@ inline Result<void> attach_reference(Sensitivity& s, Model& model) {
 
 /// Puts a model into the formats of picks.
 inline Result<void> apply(Model& model, const AllocationProblem& problem, const std::vector<int>& picks) {
-  for (std::size_t i = 0; i < problem.items.size(); ++i)
-    KLENS_OK(model.set_format(problem.items[i].component, problem.items[i].candidates[std::size_t(picks[i])].format));
+  for (std::size_t i = 0; i < problem.items.size(); ++i) {
+    const AllocationItem& item = problem.items[i];
+    const Precision& format = item.candidates[std::size_t(picks[i])].format;
+    KLENS_OK(item.state ? model.set_state_format(item.component, format.state) : model.set_format(item.component, format));
+  }
   return {};
 }
 
@@ -66,15 +69,16 @@ inline std::vector<Precision> uniform_formats(const AllocationProblem& problem) 
   for (const Candidate& c : problem.items.front().candidates) {
     bool everywhere = true;
     for (const AllocationItem& item : problem.items)
-      everywhere = everywhere && std::any_of(item.candidates.begin(), item.candidates.end(),
-                                             [&](const Candidate& o) { return o.format == c.format; });
+      everywhere = everywhere && (item.state || std::any_of(item.candidates.begin(), item.candidates.end(),
+                                             [&](const Candidate& o) { return o.format == c.format; }));
     if (everywhere) formats.push_back(c.format);
   }
   return formats;
 }
 
 /// Runs the plan, and every uniform format of `formats` whose payload is at most `bytes`, on the selection text. The
-/// first contender is the plan. The model is left in its reference formats.
+/// first contender is the plan. Uniform formats leave states as the model has them, with states among the items as the
+/// reference has them (their bytes count then). The model is left in its reference formats.
 inline Result<std::vector<Contender>> run_contenders(Model& model, const Program& program,
                                                      const AllocationProblem& problem, const Allocation& plan,
                                                      std::int64_t bytes, const std::vector<Precision>& formats, Ids ids,
@@ -83,7 +87,14 @@ inline Result<std::vector<Contender>> run_contenders(Model& model, const Program
   const auto run = [&](std::string name, bool uniform, const auto& format_of) -> Result<void> {
     Contender c{std::move(name), {}, problem.fixed_bytes, {}, uniform};
     for (std::size_t i = 0; i < problem.items.size(); ++i) {
-      const int component = model.find(problem.items[i].component);
+      const AllocationItem& item = problem.items[i];
+      if (item.state) {
+        const Candidate& state = item.candidates[uniform ? 0 : std::size_t(plan.picks[i])];
+        c.choices.push_back({item.component, state.format, state.bytes, std::nullopt, uniform ? "uniform" : ""});
+        c.bytes += state.bytes;
+        continue;
+      }
+      const int component = model.find(item.component);
       if (component < 0)
         return Error{ErrorCode::missing, model.path(), "component '" + problem.items[i].component + "'",
                      "no such component"};
@@ -94,7 +105,11 @@ inline Result<std::vector<Contender>> run_contenders(Model& model, const Program
       c.bytes += size;
     }
     if (uniform && c.bytes > bytes) return {};
-    for (const PlanEntry& e : c.choices) KLENS_OK(model.set_format(e.component, e.format));
+    for (std::size_t i = 0; i < c.choices.size(); ++i) {
+      const PlanEntry& e = c.choices[i];
+      KLENS_OK(problem.items[i].state ? model.set_state_format(e.component, e.format.state)
+                                      : model.set_format(e.component, e.format));
+    }
     KLENS_TRY(c.result, evaluate({&model, program}, ids, team, options));
     contenders.push_back(std::move(c));
     return {};

@@ -17,6 +17,8 @@ namespace klens {
 /// What of a component was quantized.
 enum class EntryKind : std::uint8_t { weight, activation, state, cache };
 inline constexpr std::string_view entry_kind_names[] = {"weight", "activation", "state", "cache"};
+/// Of a scan or convolution, or a KV cache: what a sequence keeps, not what the file holds.
+constexpr bool is_state(EntryKind kind) { return kind == EntryKind::state || kind == EntryKind::cache; }
 
 /// Means of one entry in each window, in order. Empty where a file holds none.
 struct WindowValues {
@@ -28,7 +30,8 @@ struct WindowValues {
 struct SensitivityEntry {
   std::string component, format;
   EntryKind kind = EntryKind::weight;
-  std::int64_t bytes = -1, bytes_reference = -1;  // payload in `format`, and in the checkpoint's; -1: not in the file
+  std::int64_t bytes = -1, bytes_reference = -1;  // payload in `format`, and in the checkpoint's; -1: not in the file.
+                                                  // A state: memory per sequence; K and V: for one window
   int windows = 0;
   Distribution kl_qp, kl_pq;  // KL(q||p), KL(p||q)
   double mse = not_known, sqnr_db = not_known, sqnr_centred_db = not_known;

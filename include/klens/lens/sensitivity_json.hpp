@@ -163,6 +163,8 @@ inline Result<SensitivityEntry> read_entry(const Json& j, const std::string& whe
   if (e.kind == EntryKind::weight && !parse_format(e.format))
     return Error{ErrorCode::format, where + ": 'format'", "a format name such as w4g32",
                  "'" + clip(e.format, 40) + "'"};
+  if (is_state(e.kind) && !parse_state(e.format))
+    return Error{ErrorCode::format, where + ": 'format'", "f32, f16, s16, s8 or s4", "'" + clip(e.format, 40) + "'"};
   constexpr std::int64_t most = std::int64_t(1) << 50;
   KLENS_TRY(e.bytes, json_int_or(j, "bytes", where, -1, 0, most));
   KLENS_TRY(e.bytes_reference, json_int_or(j, "bytes_reference", where, -1, 0, most));

@@ -1,15 +1,26 @@
-// The forward pass of Hymba, written once over an `Ops` policy: TableOps calls through a KernelTable (any formats, chosen at
-// run time); a specialised build brings FixedOps<Plan>, whose formats and shapes are constants. Both run the same kernels in
-// the same order on the same buffers, hence the same bits.
+// 500 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
+// are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
-//   x <- x + out_proj( 1/2 (norm(attention) + norm(scan)) ),  x <- x + down( silu(gate n) * up n ),  n = norm(x)
-//   fused: norm and the quantization of its result; gate and up in one pass, silu(gate) * up and the maxima of its rows
-//   in up's epilogue; the residual in out_proj's and down's
-//   in_proj rows: q | k | v | x | gate, without k and v where K and V are another layer's (arXiv 2411.13676)
+// A layer is a mixer, then an ffn, either of which may be absent:
 //
-// An Ops has: shape(), window(l), kv_source(l), widens_a8(), precision(l, role, site), linear(l, role, site, args), and
-// one member per kernel. `l` is an int or a std::integral_constant: FixedOps passes constants and its branches fold
-// away. Nothing here allocates, and no arithmetic on values is done here: it is in the kernels.
+//   x <- x + mixer(norm(x)),   x <- x + ffn(norm(x))
+//   hymba       out_proj( 1/2 (norm(attention) + norm(scan)) )   in_proj n = q | k | v | x | gate   (arXiv 2411.13676)
+//   mamba       out_proj( scan(conv(x)) silu(gate) )             in_proj n = x | gate               (arXiv 2312.00752)
+//   mamba2      out_proj( norm(ssd(conv(x B C)) silu(gate)) )    in_proj n = gate | x | B | C | dt  (arXiv 2405.21060)
+//   attention   o_proj( attention(q, k, v) )                     parallel: mamba2 + attention of one n (Falcon-H1)
+//   short_conv  out_proj( C conv(B x) )                          in_proj n = B | C | x              (LFM2)
+//   swiglu      down( silu(gate n) * up n )                      relu2   down( max(up n, 0)^2 )
+//
+// Fused: norms and the quantization of their results; all projections of one input in one pass; the maxima of the rows of a
+// convolution; silu(gate) * up and the maxima of its rows in up's epilogue; multipliers of outputs and the residual in the
+// epilogue of the linear.
+//
+// An Ops has: shape(), window(l), kv_source(l), with_mixer(l, f) and with_ffn(l, f), which call f with the kind of layer l as
+// an integral_constant, widens_a8(), precision(l, role, site), linear(l, role, site, args), and one member per kernel;
+// is_fast(precision) and round_rows where it knows the policy `fast`. `l` is an int or a type that stands for a constant:
+// FixedOps passes those and its branches fold away. Nothing here allocates, and no
+// arithmetic on values is done here: it is in the kernels.
 #pragma once
 
 #include <klens/isa/features.hpp>
@@ -23,27 +34,50 @@ namespace klens::inline KLENS_NS {
 struct TableOps {
   const ModelView* model;
   const KernelTable* table;
+  Policy policy = Policy::exact;
 
   KLENS_INLINE const Shape& shape() const { return model->shape; }
   KLENS_INLINE int window(int l) const { return model->layers[l].window; }
   KLENS_INLINE int kv_source(int l) const { return model->layers[l].kv_source; }
+  template <class F>
+  KLENS_INLINE void with_mixer(int l, const F& f) const {
+    switch (model->layers[l].mixer) {
+      case Mixer::none: break;
+      case Mixer::hymba: return f(std::integral_constant<Mixer, Mixer::hymba>{});
+      case Mixer::mamba: return f(std::integral_constant<Mixer, Mixer::mamba>{});
+      case Mixer::mamba2: return f(std::integral_constant<Mixer, Mixer::mamba2>{});
+      case Mixer::attention: return f(std::integral_constant<Mixer, Mixer::attention>{});
+      case Mixer::short_conv: return f(std::integral_constant<Mixer, Mixer::short_conv>{});
+      case Mixer::parallel: return f(std::integral_constant<Mixer, Mixer::parallel>{});
+    }
+  }
+  template <class F>
+  KLENS_INLINE void with_ffn(int l, const F& f) const {
+    switch (model->layers[l].ffn) {
+      case Ffn::none: break;
+      case Ffn::swiglu: return f(std::integral_constant<Ffn, Ffn::swiglu>{});
+      case Ffn::relu2: return f(std::integral_constant<Ffn, Ffn::relu2>{});
+    }
+  }
   KLENS_INLINE Precision precision(int, Role, const SiteView& site) const { return site.w.precision; }
   /// The level has no dot product of bytes and reads int8 rows as int16 too.
   KLENS_INLINE bool widens_a8() const {
     const Features f = needs(table->level);
     return !has(f, Feature::avx_vnni) && !has(f, Feature::avx512_vnni);
   }
-  KLENS_INLINE void linear(int, Role, const SiteView& site, const LinearArgs& a) const { linear_of(*table, site.w.precision)(a); }
-  KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { table->quantize_row(a); }
-  KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { table->rms_norm(a); }
-  KLENS_INLINE void norm_quantize(const NormQuantizeArgs& a) const { table->norm_quantize(a); }
-  KLENS_INLINE void mean_norm(const MeanNormArgs& a) const { table->mean_norm(a); }
-  KLENS_INLINE void rope(const RopeArgs& a) const { table->rope(a); }
-  KLENS_INLINE void kv_append(const KvAppendArgs& a) const { table->kv_append(a); }
-  KLENS_INLINE void attention(const AttentionArgs& a) const { table->attention(a); }
-  KLENS_INLINE void conv1d(const Conv1dArgs& a) const { table->conv1d(a); }
-  KLENS_INLINE void scan(const ScanArgs& a) const { table->scan(a); }
-  KLENS_INLINE void embed(const EmbedArgs& a) const { table->embed(a); }
+  /// A site of this precision runs linear_fast, from rows of bf16.
+  KLENS_INLINE bool is_fast(const Precision& p) const {
+    return policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
+  }
+  KLENS_INLINE void linear(int, Role, const SiteView& site, const LinearArgs& a) const {
+    const Precision& p = site.w.precision;
+    (is_fast(p) ? fast_linear_of(*table, p) : linear_of(*table, p))(a);
+  }
+  KLENS_INLINE void round_rows(const RoundRowsArgs& a) const { table->round_rows(a); }
+#define KLENS_ENTRY(name, Args) \
+  KLENS_INLINE void name(const Args& a) const { table->name(a); }
+  KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
 };
 
 namespace decoder {
@@ -64,7 +98,8 @@ KLENS_INLINE void split(const Team& team, int items, int grain, const Body& body
 
 inline constexpr int token_grain = 8;  // tokens per block of the row-wise kernels: some 10 us of work
 
-/// The input rows of one or more linears: f32 as they are, and quantized once per activation format that a reader asks for.
+/// The input rows of one or more linears: f32 as they are, and quantized once per activation format that a reader asks
+/// for, rounded to bf16 once for all that run fast.
 struct Input {
   const float* x;                      // nullptr: only quantized rows exist
   std::int64_t stride;
@@ -73,6 +108,7 @@ struct Input {
   std::int64_t absmax_stride = 0;
   Activation held = Activation::f32;   // what the quantized buffers hold now
   bool integers = false, floats = false;   // in which shapes
+  bool rounded = false;                // the rows of bf16 are there
 };
 
 /// Where the quantized rows of a pass go: integers (q8, q16 and sums), floats, or both.
@@ -91,6 +127,22 @@ KLENS_INLINE QuantizeRowArgs quantized_rows(const Ops& ops, const Pass& pass, Ac
   return a;
 }
 
+/// The rows of `in` as linear_fast reads them.
+template <class Ops>
+KLENS_INLINE const bf16* rounded_rows(const Ops& ops, const Pass& pass, Input& in) {
+  bf16* rows = reinterpret_cast<bf16*>(pass.work->base + pass.work->at.rounded);
+  if (!in.rounded) {
+    split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) {
+      RoundRowsArgs a;
+      a.x = in.x, a.x_stride = in.stride, a.cols = in.cols, a.y = rows, a.stride = in.stride;
+      a.begin = begin, a.end = end;
+      ops.round_rows(a);
+    });
+    in.rounded = true;
+  }
+  return rows;
+}
+
 /// Rows in the format a site of precision `p` reads.
 template <class Ops>
 KLENS_INLINE ActRows rows_for(const Ops& ops, const Pass& pass, Input& in, const Precision& p) {
@@ -98,6 +150,8 @@ KLENS_INLINE ActRows rows_for(const Ops& ops, const Pass& pass, Input& in, const
   rows.stride = in.stride;
   if (p.activation == Activation::f32) {
     rows.f32 = in.x;
+    if constexpr (requires { ops.is_fast(p); })
+      if (ops.is_fast(p)) rows.rounded = rounded_rows(ops, pass, in);
     return rows;
   }
   const bool as_float = dot_kind_of(p) == DotKind::f32;
@@ -130,11 +184,16 @@ struct Target {
 template <class Ops, class Layer, Role... R>
 KLENS_INLINE void project_together(const Ops& ops, const Pass& pass, Layer l, Input& in, const Target<R>&... targets) {
   std::int64_t bytes = 0, outputs = 0, panels = 0;
+  Epilogue scaled[sizeof...(R)], *next = scaled;
   const auto args_of = [&](const auto& target, const Precision& p) KLENS_INLINE_LAMBDA {
     const SiteView& site = *target.site;
     LinearArgs a;
     a.w = site.w, a.x = rows_for(ops, pass, in, p), a.tokens = pass.tokens, a.bias = site.bias;
     a.residual = target.residual, a.epilogue = target.epilogue, a.y = target.y, a.y_stride = target.stride;
+    if (site.scale != nullptr) {
+      if (target.epilogue != nullptr) *next = *target.epilogue;
+      next->column_scale = site.scale, a.epilogue = next++;
+    }
     bytes += std::int64_t(site.w.rows) * site.w.cols * p.weight_bits / 8, outputs += site.w.rows;
     if (div_up(site.w.rows, lanes) > panels) panels = div_up(site.w.rows, lanes);
     return a;
@@ -173,41 +232,58 @@ KLENS_INLINE void project(const Ops& ops, const Pass& pass, Layer l, Input& in, 
 
 template <class Ops>
 KLENS_INLINE void norm(const Ops& ops, const Pass& pass, const float* x, std::int64_t x_stride, const float* weight, float* y,
-                       std::int64_t y_stride, int width) {
+                       std::int64_t y_stride, int width, float eps) {
   split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) {
     RmsNormArgs a;
     a.x = x, a.x_stride = x_stride, a.weight = weight, a.y = y, a.y_stride = y_stride, a.width = width;
-    a.eps = ops.shape().norm_eps, a.begin = begin, a.end = end;
+    a.eps = eps, a.begin = begin, a.end = end;
     ops.rms_norm(a);
   });
 }
 
-/// The normed rows as the input of linears with the precisions `readers`: quantized in the same call where all of them
-/// read one quantized format; the floats are then written to y only if somebody else wants them.
-template <class Ops, class... Precisions>
-KLENS_INLINE Input normed_input(const Ops& ops, const Pass& pass, const float* x, std::int64_t x_stride,
-                                const float* weight, float* y, std::int64_t y_stride, int width, bool keep_floats,
-                                const Precisions&... readers) {
+/// Rows that a kernel makes as the input of linears with the precisions `readers`: where all of them read one quantized
+/// format, by fused(begin, end, keep, row), which quantizes in the same call and writes the floats to y only where `keep`
+/// says that somebody else wants them; else by plain(begin, end).
+template <class Ops, class Plain, class Fused, class... Precisions>
+KLENS_INLINE Input made_input(const Ops& ops, const Pass& pass, float* y, std::int64_t y_stride, int width, bool keep,
+                              const Plain& plain, const Fused& fused, const Precisions&... readers) {
   Input in{y, y_stride, width};
   const Precision all[] = {readers...};
   const Activation format = all[0].activation;
   if (format == Activation::f32 || ((readers.activation != format) || ...)) {
-    norm(ops, pass, x, x_stride, weight, y, y_stride, width);
+    split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) { plain(begin, end); });
     return in;
   }
   in.held = format;
   in.floats = ((dot_kind_of(readers) == DotKind::f32) || ...);
   in.integers = ((dot_kind_of(readers) != DotKind::f32) || ...);
-  if (!keep_floats) in.x = nullptr;
-  split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) {
-    NormQuantizeArgs a;
-    a.norm.x = x, a.norm.x_stride = x_stride, a.norm.weight = weight;
-    a.norm.y = keep_floats ? y : nullptr, a.norm.y_stride = y_stride, a.norm.width = width;
-    a.norm.eps = ops.shape().norm_eps, a.norm.begin = begin, a.norm.end = end;
-    a.row = quantized_rows(ops, pass, format, in.integers, in.floats, y_stride);
-    ops.norm_quantize(a);
-  });
+  if (!keep) in.x = nullptr;
+  const QuantizeRowArgs row = quantized_rows(ops, pass, format, in.integers, in.floats, y_stride);
+  split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) { fused(begin, end, keep, row); });
   return in;
+}
+
+/// The normed rows as the input of linears.
+template <class Ops, class... Precisions>
+KLENS_INLINE Input normed_input(const Ops& ops, const Pass& pass, const float* x, std::int64_t x_stride,
+                                const float* weight, float* y, std::int64_t y_stride, int width, float eps,
+                                bool keep_floats, const Precisions&... readers) {
+  RmsNormArgs a;
+  a.x = x, a.x_stride = x_stride, a.weight = weight, a.y = y, a.y_stride = y_stride, a.width = width, a.eps = eps;
+  return made_input(
+      ops, pass, y, y_stride, width, keep_floats,
+      [&](int begin, int end) KLENS_INLINE_LAMBDA {
+        RmsNormArgs part = a;
+        part.begin = begin, part.end = end;
+        ops.rms_norm(part);
+      },
+      [&](int begin, int end, bool keep, const QuantizeRowArgs& row) KLENS_INLINE_LAMBDA {
+        NormQuantizeArgs part{a, row};
+        if (!keep) part.norm.y = nullptr;
+        part.norm.begin = begin, part.norm.end = end;
+        ops.norm_quantize(part);
+      },
+      readers...);
 }
 
 }  // namespace decoder
@@ -217,136 +293,362 @@ template <class Ops>
 inline void run_embed(const Ops& ops, const Pass& pass) {
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
-  float* x = pass.work->base + at.x;
-  int first = s.meta - pass.position;   // rows before it are meta tokens
-  first = first < 0 ? 0 : first > pass.tokens ? pass.tokens : first;
-  for (int t = 0; t < first; ++t)
-    __builtin_memcpy(x + t * at.hidden_stride, pass.model->meta + (pass.position + t) * at.hidden_stride,
-                     std::size_t(at.hidden_stride) * sizeof(float));
-  decoder::split(pass.team, pass.tokens - first, decoder::token_grain, [&](int begin, int end, int) {
-    EmbedArgs a;
-    a.w = pass.model->embedding, a.ids = pass.ids, a.y = x + first * at.hidden_stride, a.y_stride = at.hidden_stride;
-    a.begin = begin, a.end = end;
-    ops.embed(a);
-  });
+  for (int i = 0; i < pass.span_count; ++i) {
+    const Span& span = pass.spans[i];
+    float* x = pass.work->base + at.x + span.row * at.hidden_stride;
+    int first = s.meta - span.position;   // rows before it are meta tokens
+    first = first < 0 ? 0 : first > span.tokens ? span.tokens : first;
+    for (int t = 0; t < first; ++t)
+      __builtin_memcpy(x + t * at.hidden_stride, pass.model->meta + (span.position + t) * at.hidden_stride,
+                       std::size_t(at.hidden_stride) * sizeof(float));
+    decoder::split(pass.team, span.tokens - first, decoder::token_grain, [&](int begin, int end, int) {
+      EmbedArgs a;
+      a.w = pass.model->embedding, a.ids = span.ids, a.y = x + first * at.hidden_stride, a.y_stride = at.hidden_stride;
+      a.scale = s.embedding_scale, a.begin = begin, a.end = end;
+      ops.embed(a);
+    });
+  }
 }
 
-/// Attention heads of layer l: RoPE on q (and k), append, attend. Reads the in_proj rows, writes `attention`.
+/// Attention heads of layer l: norms of q and k where the family has them, RoPE, append, attend. Reads the rows of `in`,
+/// writes `attention`.
 template <class Ops, class Layer>
-inline void run_attention(const Ops& ops, Layer l, const Pass& pass) {
+inline void run_attention(const Ops& ops, Layer l, const InColumns& columns, const Pass& pass) {
   using decoder::split;
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
-  const KvView& cache = pass.state->layers[int(l)].kv;
-  float* q = pass.work->base + at.in;
-  float* k = q + s.heads * s.qk_dim;
   const bool own_kv = ops.kv_source(l) == int(l);
-  // k follows q in the row: one call turns the heads of both.
-  split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
-    RopeArgs a;
-    a.x = q, a.x_stride = at.in_stride, a.heads = s.heads + (own_kv ? s.kv_heads : 0), a.head_dim = s.qk_dim;
-    a.table = pass.state->rope, a.position = pass.position, a.begin = begin, a.end = end;
-    ops.rope(a);
-  });
-  if (own_kv) {
-    split(pass.team, s.kv_heads, pass.tokens >= decoder::token_grain ? 1 : s.kv_heads, [&](int begin, int end, int) {
-      KvAppendArgs a;
-      a.cache = cache, a.k = k, a.v = k + s.kv_heads * s.qk_dim, a.stride = at.in_stride;
-      a.tokens = pass.tokens, a.position = pass.position, a.begin = begin, a.end = end;
-      ops.kv_append(a);
+  if (s.qk_norm) {
+    const LayerView& layer = pass.model->layers[int(l)];
+    split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+      HeadNormArgs a;
+      a.x = pass.work->base + at.in, a.x_stride = at.in_stride, a.heads = s.heads, a.head_dim = s.qk_dim, a.weight = layer.q_norm;
+      a.eps = s.norm_eps, a.begin = begin, a.end = end;
+      ops.head_norm(a);
+      if (own_kv) a.x += columns.k, a.heads = s.kv_heads, a.weight = layer.k_norm, ops.head_norm(a);
     });
   }
-  split(pass.team, s.heads * int(div_up(pass.tokens, query_tile)), 1, [&](int begin, int end, int thread) {
+  for (int i = 0; i < pass.span_count; ++i) {
+    const Span& span = pass.spans[i];
+    const KvView& cache = span.state->layers[int(l)].kv;
+    float* q = pass.work->base + at.in + span.row * at.in_stride;
+    float* k = q + columns.k;
+    if (s.rotary_dim > 0) {
+      // One call turns the heads of both where k follows q.
+      const bool together = own_kv && columns.k == s.heads * s.qk_dim;
+      split(pass.team, span.tokens, decoder::token_grain, [&](int begin, int end, int) {
+        RopeArgs a;
+        a.x = q, a.x_stride = at.in_stride, a.heads = s.heads + (together ? s.kv_heads : 0), a.head_dim = s.qk_dim;
+        a.rotary_dim = s.rotary_dim, a.table = span.state->rope, a.position = span.position, a.begin = begin, a.end = end;
+        ops.rope(a);
+        if (own_kv && !together) a.x = k, a.heads = s.kv_heads, ops.rope(a);
+      });
+    }
+    if (own_kv) {
+      split(pass.team, s.kv_heads, span.tokens >= decoder::token_grain ? 1 : s.kv_heads, [&](int begin, int end, int) {
+        KvAppendArgs a;
+        a.cache = cache, a.k = k, a.v = q + columns.v, a.stride = at.in_stride;
+        a.tokens = span.tokens, a.position = span.position, a.begin = begin, a.end = end;
+        ops.kv_append(a);
+      });
+    }
     AttentionArgs a;
     a.q = q, a.q_stride = at.in_stride, a.cache = cache, a.heads = s.heads, a.window = ops.window(l), a.meta = s.meta;
-    a.scale = pass.model->attention_scale, a.tokens = pass.tokens, a.position = pass.position;
-    a.out = pass.work->base + at.attention, a.out_stride = at.inner_stride;
-    a.scratch = pass.work->base + at.attention_scratch + thread * at.attention_scratch_stride;
-    a.begin = begin, a.end = end;
-    ops.attention(a);
+    a.scale = pass.model->attention_scale, a.tokens = span.tokens, a.position = span.position;
+    a.out = pass.work->base + at.attention + span.row * at.heads_stride, a.out_stride = at.heads_stride;
+    const int items = attention_items(s.heads, s.kv_heads, span.tokens), positions = span.position + span.tokens;
+    // A few tokens far into a text: partitions of the positions, so that every thread has some. Same bits either way.
+    const bool parts = pass.team.threads > 1 && span.tokens <= query_tile && positions >= 4 * attention_partition;
+    if (parts) a.partitions = attention_partitions(positions), a.partial = pass.work->base + at.partial;
+    split(pass.team, items * (parts ? a.partitions : 1), 1, [&](int begin, int end, int thread) {
+      AttentionArgs part = a;
+      part.scratch = pass.work->base + at.attention_scratch + thread * at.attention_scratch_stride;
+      part.begin = begin, part.end = end;
+      ops.attention(part);
+    });
+    if (!parts) continue;
+    split(pass.team, span.tokens * s.heads, 8, [&](int begin, int end, int) {
+      AttentionMergeArgs m;
+      m.partial = a.partial, m.partitions = a.partitions, m.heads = s.heads, m.v_dim = s.v_dim;
+      m.out = a.out, m.out_stride = a.out_stride, m.begin = begin, m.end = end;
+      ops.attention_merge(m);
+    });
+  }
+}
+
+/// Causal convolution with SiLU over `channels` columns of `in`, from column `from` on, into `conv`; where `absmax` is not
+/// null, the maxima of each row's 16 columns too.
+template <class Ops, class Layer>
+KLENS_INLINE void run_conv(const Ops& ops, Layer l, int from, int channels, float* absmax, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* base = pass.work->base;
+  const int groups = int(div_up(channels, lanes));
+  decoder::split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : groups, [&](int begin, int end, int) {
+    for (int i = 0; i < pass.span_count; ++i) {
+      const Span& span = pass.spans[i];
+      const LayerState& state = span.state->layers[int(l)];
+      Conv1dArgs a;
+      a.x = base + at.in + span.row * at.in_stride + from, a.x_stride = at.in_stride;
+      a.weight = layer.conv_weight, a.bias = layer.conv_bias, a.state = state.conv, a.format = state.conv_format, a.scales = state.conv_scales;
+      a.y = base + at.conv + span.row * at.conv_stride, a.y_stride = at.conv_stride;
+      if (absmax != nullptr) a.absmax = absmax + span.row * at.absmax_stride, a.absmax_stride = at.absmax_stride;
+      a.taps = s.conv_taps, a.channels = channels, a.tokens = span.tokens, a.begin = begin, a.end = end;
+      ops.conv1d(a);
+    }
   });
 }
 
-/// Mamba heads of layer l: conv, x_proj, the three norms, dt_proj, scan with gate. Reads the in_proj rows, writes `scan`.
+/// Mamba heads of layer l: conv, x_proj, norms of dt, B and C where the family has them, dt_proj, scan with gate. x and its
+/// gate are columns `from` .. of `in`; writes `scan`.
 template <class Ops, class Layer>
-inline void run_scan(const Ops& ops, Layer l, const Pass& pass) {
+inline void run_scan(const Ops& ops, Layer l, int from, const Pass& pass) {
   using decoder::split;
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
   const LayerView& layer = pass.model->layers[int(l)];
   float* base = pass.work->base;
-  const bool own_kv = ops.kv_source(l) == int(l);
-  const float* x = base + at.in + s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0);
-  const float* gate = x + s.inner;
-  const int groups = int(div_up(s.inner, lanes));
-  split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : groups, [&](int begin, int end, int) {
-    Conv1dArgs a;
-    a.x = x, a.x_stride = at.in_stride, a.weight = layer.conv_weight, a.bias = layer.conv_bias;
-    a.state = pass.state->layers[int(l)].conv, a.y = base + at.conv, a.y_stride = at.inner_stride;
-    a.taps = s.conv_taps, a.channels = s.inner, a.tokens = pass.tokens, a.begin = begin, a.end = end;
-    ops.conv1d(a);
-  });
+  decoder::Input u{base + at.conv, at.conv_stride, s.inner};
+  if (ops.precision(l, Role::x_proj, layer.x_proj).activation != Activation::f32)
+    u.absmax = base + at.absmax, u.absmax_stride = at.absmax_stride;
+  run_conv(ops, l, from, s.inner, const_cast<float*>(u.absmax), pass);
   float* small = base + at.small;
-  decoder::Input u{base + at.conv, at.inner_stride, s.inner};
   decoder::project(ops, pass, l, u, decoder::Target<Role::x_proj>{&layer.x_proj, small, at.small_stride});
-  decoder::norm(ops, pass, small + s.dt_rank, at.small_stride, layer.b_norm, base + at.b, at.state_stride, s.n_state);
-  decoder::norm(ops, pass, small + s.dt_rank + s.n_state, at.small_stride, layer.c_norm, base + at.c, at.state_stride, s.n_state);
-  decoder::Input delta =
-      decoder::normed_input(ops, pass, small, at.small_stride, layer.dt_norm, base + at.rank, at.rank_stride, s.dt_rank,
-                            false, ops.precision(l, Role::dt_proj, layer.dt_proj));
+  const float *b = small + s.dt_rank, *c = b + s.n_state;
+  std::int64_t bc_stride = at.small_stride;
+  decoder::Input delta{small, at.small_stride, s.dt_rank};
+  if (s.inner_norms) {
+    decoder::norm(ops, pass, b, at.small_stride, layer.b_norm, base + at.b, at.state_stride, s.n_state, s.inner_norm_eps);
+    decoder::norm(ops, pass, c, at.small_stride, layer.c_norm, base + at.c, at.state_stride, s.n_state, s.inner_norm_eps);
+    b = base + at.b, c = base + at.c, bc_stride = at.state_stride;
+    delta = decoder::normed_input(ops, pass, small, at.small_stride, layer.dt_norm, base + at.rank, at.rank_stride, s.dt_rank,
+                                  s.inner_norm_eps, false, ops.precision(l, Role::dt_proj, layer.dt_proj));
+  } else {
+    // Linears read rows whose padding is zero; behind dt lie B and C.
+    split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+      for (int t = begin; t < end; ++t)
+        __builtin_memcpy(base + at.rank + t * at.rank_stride, small + t * at.small_stride, std::size_t(s.dt_rank) * sizeof(float));
+    });
+    delta = {base + at.rank, at.rank_stride, s.dt_rank};
+  }
   decoder::project(ops, pass, l, delta, decoder::Target<Role::dt_proj>{&layer.dt_proj, base + at.dt, at.inner_stride});
+  const int groups = int(div_up(s.inner, lanes));
   split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
-    ScanArgs a;
-    a.x = base + at.conv, a.x_stride = at.inner_stride, a.dt = base + at.dt, a.dt_stride = at.inner_stride;
-    a.dt_bias = layer.dt_bias, a.b = base + at.b, a.b_stride = at.state_stride, a.c = base + at.c, a.c_stride = at.state_stride;
-    a.z = gate, a.z_stride = at.in_stride, a.a2 = layer.a2, a.d = layer.d, a.state = pass.state->layers[int(l)].scan;
-    a.y = base + at.scan, a.y_stride = at.inner_stride, a.channels = s.inner, a.n_state = s.n_state, a.tokens = pass.tokens;
-    a.begin = begin, a.end = end;
-    ops.scan(a);
+    for (int i = 0; i < pass.span_count; ++i) {
+      const Span& span = pass.spans[i];
+      const LayerState& state = span.state->layers[int(l)];
+      ScanArgs a;
+      a.x = base + at.conv + span.row * at.conv_stride, a.x_stride = at.conv_stride;
+      a.dt = base + at.dt + span.row * at.inner_stride, a.dt_stride = at.inner_stride, a.dt_bias = layer.dt_bias;
+      a.b = b + span.row * bc_stride, a.b_stride = bc_stride, a.c = c + span.row * bc_stride, a.c_stride = bc_stride;
+      a.z = base + at.in + span.row * at.in_stride + from + s.inner, a.z_stride = at.in_stride;
+      a.a2 = layer.a2, a.d = layer.d, a.state = state.scan, a.format = state.scan_format, a.scales = state.scan_scales;
+      a.key = std::uint32_t(int(l)), a.position = span.position;
+      a.y = base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
+      a.channels = s.inner, a.n_state = s.n_state, a.tokens = span.tokens, a.begin = begin, a.end = end;
+      ops.scan(a);
+    }
   });
 }
 
-/// Layer l on x, in place.
+/// State space dual of layer l: conv over x | B | C, ssd, gated norm. gate | x | B | C | dt are columns `from` .. of `in`;
+/// writes `scan`.
 template <class Ops, class Layer>
-inline void run_layer(const Ops& ops, Layer l, const Pass& pass) {
+inline void run_ssd(const Ops& ops, Layer l, int from, const Pass& pass) {
   using decoder::split;
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* base = pass.work->base;
+  const int channels = s.inner + 2 * s.ssm_groups * s.n_state, width = s.inner / s.ssm_heads;
+  run_conv(ops, l, from + s.inner, channels, nullptr, pass);
+  const int items = s.ssm_heads * int(div_up(width, lanes));
+  split(pass.team, items, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
+    for (int i = 0; i < pass.span_count; ++i) {
+      const Span& span = pass.spans[i];
+      const LayerState& state = span.state->layers[int(l)];
+      const float* in = base + at.in + span.row * at.in_stride + from;
+      SsdArgs a;
+      a.x = base + at.conv + span.row * at.conv_stride, a.x_stride = at.conv_stride;
+      a.b = a.x + s.inner, a.b_stride = at.conv_stride, a.c = a.b + s.ssm_groups * s.n_state, a.c_stride = at.conv_stride;
+      a.dt = in + s.inner + channels, a.dt_stride = at.in_stride, a.dt_bias = layer.dt_bias, a.a2 = layer.a2, a.d = layer.d;
+      if (s.norm_groups == 0) a.z = in, a.z_stride = at.in_stride;
+      a.dt_min = s.dt_min;
+      if (s.dt_max > 0) a.dt_max = s.dt_max;
+      a.state = state.scan, a.decay = state.decay, a.format = state.scan_format, a.scales = state.scan_scales;
+      a.key = std::uint32_t(int(l)), a.position = span.position;
+      a.y = base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
+      a.heads = s.ssm_heads, a.groups = s.ssm_groups, a.head_dim = width, a.n_state = s.n_state;
+      a.tokens = span.tokens, a.begin = begin, a.end = end;
+      ops.ssd(a);
+    }
+  });
+}
+
+/// What out_proj reads behind run_ssd: the gated norm of `scan`, quantized in the same call where it can be.
+template <class Ops, class Layer>
+KLENS_INLINE decoder::Input ssd_output(const Ops& ops, Layer l, int from, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* y = pass.work->base + at.scan;
+  if (s.norm_groups == 0) return {y, at.inner_stride, s.inner};
+  GatedNormArgs a;
+  a.x = y, a.x_stride = at.inner_stride, a.z = pass.work->base + at.in + from, a.z_stride = at.in_stride;
+  a.weight = layer.gated_norm, a.y = y, a.y_stride = at.inner_stride, a.width = s.inner;
+  a.group = s.inner / s.norm_groups, a.norm_before_gate = s.norm_before_gate, a.eps = s.inner_norm_eps;
+  return decoder::made_input(
+      ops, pass, y, at.inner_stride, s.inner, true,
+      [&](int begin, int end) KLENS_INLINE_LAMBDA {
+        GatedNormArgs part = a;
+        part.begin = begin, part.end = end;
+        ops.gated_norm(part);
+      },
+      [&](int begin, int end, bool, const QuantizeRowArgs& row) KLENS_INLINE_LAMBDA {
+        GatedNormQuantizeArgs part{a, row};
+        part.norm.begin = begin, part.norm.end = end;
+        ops.gated_norm_quantize(part);
+      },
+      ops.precision(l, Role::out_proj, layer.out_proj));
+}
+
+/// What out_proj reads in a hymba layer: the mean of the two normed paths.
+template <class Ops, class Layer>
+KLENS_INLINE decoder::Input hymba_output(const Ops& ops, Layer l, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  MeanNormArgs a;
+  a.a = pass.work->base + at.attention, a.b = pass.work->base + at.scan, a.stride = at.inner_stride;
+  a.wa = layer.attention_norm, a.wb = layer.scan_norm, a.y = pass.work->base + at.attention, a.width = s.inner, a.eps = s.norm_eps;
+  return decoder::made_input(
+      ops, pass, a.y, at.inner_stride, s.inner, false,
+      [&](int begin, int end) KLENS_INLINE_LAMBDA {
+        MeanNormArgs part = a;
+        part.begin = begin, part.end = end;
+        ops.mean_norm(part);
+      },
+      [&](int begin, int end, bool, const QuantizeRowArgs& row) KLENS_INLINE_LAMBDA {
+        MeanNormQuantizeArgs part{a, row};
+        part.norm.y = nullptr, part.norm.begin = begin, part.norm.end = end;
+        ops.mean_norm_quantize(part);
+      },
+      ops.precision(l, Role::out_proj, layer.out_proj));
+}
+
+/// LFM2's gated short convolution. B | C | x are the columns of `in`; writes `scan`.
+template <class Ops, class Layer>
+inline void run_short_conv(const Ops& ops, Layer l, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  const int groups = int(div_up(s.inner, lanes));
+  decoder::split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : groups, [&](int begin, int end, int) {
+    for (int i = 0; i < pass.span_count; ++i) {
+      const Span& span = pass.spans[i];
+      const LayerState& state = span.state->layers[int(l)];
+      ShortConvArgs a;
+      a.b = pass.work->base + at.in + span.row * at.in_stride, a.c = a.b + s.inner, a.x = a.c + s.inner, a.stride = at.in_stride;
+      a.weight = layer.conv_weight, a.bias = layer.conv_bias;
+      a.state = state.conv, a.format = state.conv_format, a.scales = state.conv_scales;
+      a.y = pass.work->base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
+      a.taps = s.conv_taps, a.channels = s.inner, a.tokens = span.tokens, a.begin = begin, a.end = end;
+      ops.short_conv(a);
+    }
+  });
+}
+
+/// The mixer of layer l on x, in place.
+template <Mixer M, class Ops, class Layer>
+inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
   const LayerView& layer = pass.model->layers[int(l)];
   float* base = pass.work->base;
   float* x = base + at.x;
-  float* normed = base + at.normed;
-
-  decoder::Input mixer =
-      decoder::normed_input(ops, pass, x, at.hidden_stride, layer.input_norm, normed, at.hidden_stride, s.hidden, false,
-                            ops.precision(l, Role::in_proj, layer.in_proj));
-  decoder::project(ops, pass, l, mixer, decoder::Target<Role::in_proj>{&layer.in_proj, base + at.in, at.in_stride});
-  run_attention(ops, l, pass);
-  run_scan(ops, l, pass);
-  split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
-    MeanNormArgs a;
-    a.a = base + at.attention, a.b = base + at.scan, a.stride = at.inner_stride, a.wa = layer.attention_norm, a.wb = layer.scan_norm;
-    a.y = base + at.attention, a.width = s.inner, a.eps = s.norm_eps, a.begin = begin, a.end = end;
-    ops.mean_norm(a);
-  });
-  decoder::Input fused{base + at.attention, at.inner_stride, s.inner};
-  decoder::project(ops, pass, l, fused, decoder::Target<Role::out_proj>{&layer.out_proj, x, at.hidden_stride, x});
-
-  decoder::Input both =
-      decoder::normed_input(ops, pass, x, at.hidden_stride, layer.ffn_norm, normed, at.hidden_stride, s.hidden, false,
-                            ops.precision(l, Role::gate_proj, layer.gate_proj),
-                            ops.precision(l, Role::up_proj, layer.up_proj));
-  Epilogue swiglu;
-  swiglu.gate = base + at.gate, swiglu.gate_stride = at.ffn_stride, swiglu.silu_of_gate = true;
-  decoder::Input product{base + at.up, at.ffn_stride, s.ffn};
-  if (ops.precision(l, Role::down_proj, layer.down_proj).activation != Activation::f32) {
-    swiglu.absmax = base + at.absmax, swiglu.absmax_stride = at.absmax_stride;
-    product.absmax = swiglu.absmax, product.absmax_stride = at.absmax_stride;
+  const InColumns columns = in_columns(s, M, ops.kv_source(l) == int(l));
+  float* in = base + at.in;
+  const auto normed = [&](const auto&... readers) KLENS_INLINE_LAMBDA {
+    return decoder::normed_input(ops, pass, x, at.hidden_stride, layer.input_norm, base + at.normed, at.hidden_stride, s.hidden,
+                                 s.norm_eps, false, readers...);
+  };
+  const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
+  using decoder::Target;
+  const auto out_proj = [&](decoder::Input y) KLENS_INLINE_LAMBDA {
+    decoder::project(ops, pass, l, y, Target<Role::out_proj>{&layer.out_proj, x, at.hidden_stride, x});
+  };
+  if constexpr (has_qkvo(M)) {
+    const Target<Role::q_proj> q{&layer.q_proj, in, at.in_stride};
+    const Target<Role::k_proj> k{&layer.k_proj, in + columns.k, at.in_stride};
+    const Target<Role::v_proj> v{&layer.v_proj, in + columns.v, at.in_stride};
+    const bool own_kv = ops.kv_source(l) == int(l);
+    if constexpr (M == Mixer::parallel) {
+      decoder::Input n = normed(precision(Role::in_proj), precision(Role::q_proj), precision(Role::k_proj), precision(Role::v_proj));
+      const Target<Role::in_proj> ssd{&layer.in_proj, in + columns.in_proj, at.in_stride};
+      if (own_kv) decoder::project(ops, pass, l, n, ssd, q, k, v);
+      else decoder::project(ops, pass, l, n, ssd, q);
+    } else if (own_kv) {
+      decoder::Input n = normed(precision(Role::q_proj), precision(Role::k_proj), precision(Role::v_proj));
+      decoder::project(ops, pass, l, n, q, k, v);
+    } else {
+      decoder::Input n = normed(precision(Role::q_proj));
+      decoder::project(ops, pass, l, n, q);
+    }
+  } else {
+    decoder::Input n = normed(precision(Role::in_proj));
+    decoder::project(ops, pass, l, n, Target<Role::in_proj>{&layer.in_proj, in, at.in_stride});
   }
-  decoder::project(ops, pass, l, both,
-                   decoder::Target<Role::gate_proj>{&layer.gate_proj, base + at.gate, at.ffn_stride},
-                   decoder::Target<Role::up_proj>{&layer.up_proj, base + at.up, at.ffn_stride, nullptr, &swiglu});
+  if constexpr (has_attention(M)) run_attention(ops, l, columns, pass);
+  if constexpr (has_scan(M)) run_scan(ops, l, M == Mixer::hymba ? columns.total - 2 * s.inner : 0, pass);
+  if constexpr (has_ssd(M)) run_ssd(ops, l, columns.in_proj, pass);
+  if constexpr (M == Mixer::short_conv) run_short_conv(ops, l, pass);
+  if constexpr (M == Mixer::hymba) out_proj(hymba_output(ops, l, pass));
+  else if constexpr (has_ssd(M)) out_proj(ssd_output(ops, l, columns.in_proj, pass));
+  else if constexpr (has_conv(M)) out_proj({base + at.scan, at.inner_stride, s.inner});
+  if constexpr (has_qkvo(M)) {
+    decoder::Input y{base + at.attention, at.heads_stride, s.heads * s.v_dim};
+    decoder::project(ops, pass, l, y, Target<Role::o_proj>{&layer.o_proj, x, at.hidden_stride, x});
+  }
+}
+
+/// The ffn of layer l on x, in place.
+template <Ffn F, class Ops, class Layer>
+inline void run_ffn(const Ops& ops, Layer l, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* base = pass.work->base;
+  float* x = base + at.x;
+  const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
+  const auto normed = [&](const auto&... readers) KLENS_INLINE_LAMBDA {
+    return decoder::normed_input(ops, pass, x, at.hidden_stride, layer.ffn_norm, base + at.normed, at.hidden_stride, s.hidden,
+                                 s.norm_eps, false, readers...);
+  };
+  Epilogue act;
+  decoder::Input product{base + at.up, at.ffn_stride, s.ffn};
+  if (precision(Role::down_proj).activation != Activation::f32) {
+    act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
+    product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
+  }
+  const decoder::Target<Role::up_proj> up{&layer.up_proj, base + at.up, at.ffn_stride, nullptr, &act};
+  if constexpr (F == Ffn::swiglu) {
+    act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
+    decoder::Input n = normed(precision(Role::gate_proj), precision(Role::up_proj));
+    decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&layer.gate_proj, base + at.gate, at.ffn_stride}, up);
+  } else {
+    act.relu2 = true;
+    decoder::Input n = normed(precision(Role::up_proj));
+    decoder::project(ops, pass, l, n, up);
+  }
   decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&layer.down_proj, x, at.hidden_stride, x});
+}
+
+/// Layer l on x, in place.
+template <class Ops, class Layer>
+inline void run_layer(const Ops& ops, Layer l, const Pass& pass) {
+  ops.with_mixer(l, [&](auto kind) KLENS_INLINE_LAMBDA { run_mixer<kind.value>(ops, l, pass); });
+  ops.with_ffn(l, [&](auto kind) KLENS_INLINE_LAMBDA { run_ffn<kind.value>(ops, l, pass); });
 }
 
 /// Final norm of rows [begin, end) of x into the first rows of `normed`; logits too, unless `logits` is null.
@@ -361,9 +663,9 @@ inline void run_head(const Ops& ops, Layer l, const Pass& pass, int begin, int e
   const float* x = pass.work->base + at.x + begin * at.hidden_stride;
   const float* weight = pass.model->final_norm;
   if (logits == nullptr)
-    return decoder::norm(ops, part, x, at.hidden_stride, weight, normed, at.hidden_stride, s.hidden);
+    return decoder::norm(ops, part, x, at.hidden_stride, weight, normed, at.hidden_stride, s.hidden, s.norm_eps);
   decoder::Input last =
-      decoder::normed_input(ops, part, x, at.hidden_stride, weight, normed, at.hidden_stride, s.hidden, true,
+      decoder::normed_input(ops, part, x, at.hidden_stride, weight, normed, at.hidden_stride, s.hidden, s.norm_eps, true,
                             ops.precision(l, Role::lm_head, pass.model->head));
   decoder::project(ops, part, l, last, decoder::Target<Role::lm_head>{&pass.model->head, logits, stride});
 }

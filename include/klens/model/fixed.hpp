@@ -14,11 +14,15 @@
 #include <klens/kernel/conv1d.hpp>
 #include <klens/kernel/embed.hpp>
 #include <klens/kernel/kinds.hpp>
+#include <klens/kernel/hadamard.hpp>
 #include <klens/kernel/kv.hpp>
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>
 #include <klens/kernel/scan.hpp>
+#include <klens/kernel/short_conv.hpp>
+#include <klens/kernel/softmax.hpp>
+#include <klens/kernel/ssd.hpp>
 #include <klens/kernel/swiglu.hpp>
 #include <klens/kernel/vocab_kl.hpp>
 #include <klens/model/decoder.hpp>
@@ -43,13 +47,21 @@ constexpr std::uint64_t linear_key(const Precision& p) {
   return unsigned(codec_of(p)) | group << 4 | unsigned(p.activation) << 6;
 }
 
-/// Equal for layers that may share an instantiation: seven linears, kv ownership, the two states.
+/// Equal for layers that may share an instantiation: kinds, linears, kv ownership, states. The first such layer.
 template <class AnyPlan>
 constexpr std::uint64_t layer_key(const AnyPlan& plan, int layer) {
   const LayerPlan& l = plan.layers[std::size_t(layer)];
-  std::uint64_t key = owns_kv(plan.layers, layer);
-  for (const Role role : layer_roles) key = key << 8 | linear_key(precision_of(l, role));
-  return (key << 3 | unsigned(l.scan.state)) << 3 | unsigned(l.attention.state);
+  const auto same = [&](int other) {
+    const LayerPlan& o = plan.layers[std::size_t(other)];
+    bool equal = owns_kv(plan.layers, layer) == owns_kv(plan.layers, other) && l.mixer == o.mixer && l.ffn == o.ffn &&
+                 l.scan.state == o.scan.state && l.attention.state == o.attention.state && l.conv.state == o.conv.state;
+    for (const Role role : layer_roles)
+      equal = equal && (!has_role(plan, layer, role) || linear_key(precision_of(l, role)) == linear_key(precision_of(o, role)));
+    return equal;
+  };
+  int first = 0;
+  while (!same(first)) ++first;
+  return std::uint64_t(first);
 }
 
 template <class Tag>
@@ -70,10 +82,19 @@ consteval int site_count() {
 }
 
 template <class Tag>
+consteval int state_count() {
+  int n = 0;
+  for_each_state(Tag::plan, [&n](const StateSite&) { ++n; });
+  return n;
+}
+
+/// Formats of all sites, then of all states: what a session compares with the model's.
+template <class Tag>
 consteval auto site_formats() {
-  std::array<Precision, std::size_t(site_count<Tag>())> formats = {};
+  std::array<Precision, std::size_t(site_count<Tag>() + state_count<Tag>())> formats = {};
   std::size_t n = 0;
   for_each_site(Tag::plan, [&](const Site& site) { formats[n++] = site.precision; });
+  for_each_state(Tag::plan, [&](const StateSite& site) { formats[n++].state = site.format; });
   return formats;
 }
 
@@ -127,44 +148,55 @@ struct FixedOps {
   }
   KLENS_INLINE Precision precision(HeadSite, Role, const SiteView&) const { return head_precision; }
 
+  template <int First, class F>
+  KLENS_INLINE void with_mixer(LayerOf<First>, const F& f) const {
+    constexpr Mixer mixer = Tag::plan.layers[First].mixer;
+    if constexpr (mixer != Mixer::none) f(std::integral_constant<Mixer, mixer>{});
+  }
+  template <int First, class F>
+  KLENS_INLINE void with_ffn(LayerOf<First>, const F& f) const {
+    constexpr Ffn ffn = Tag::plan.layers[First].ffn;
+    if constexpr (ffn != Ffn::none) f(std::integral_constant<Ffn, ffn>{});
+  }
+
+  /// Linears that the layer lacks are not asked for, nor instantiated.
   template <int First>
   KLENS_INLINE void linear(LayerOf<First>, Role role, const SiteView&, const LinearArgs& a) const {
-    constexpr LayerPlan l = Tag::plan.layers[First];
-    switch (role) {
-      case Role::in_proj: return fixed::linear_of_precision<l.in_proj>(a);
-      case Role::x_proj: return fixed::linear_of_precision<l.x_proj>(a);
-      case Role::dt_proj: return fixed::linear_of_precision<l.dt_proj>(a);
-      case Role::out_proj: return fixed::linear_of_precision<l.out_proj>(a);
-      case Role::gate_proj: return fixed::linear_of_precision<l.gate_proj>(a);
-      case Role::up_proj: return fixed::linear_of_precision<l.up_proj>(a);
-      default: return fixed::linear_of_precision<l.down_proj>(a);
-    }
+    [&]<int... R>(std::integer_sequence<int, R...>) KLENS_INLINE_LAMBDA {
+      (linear_at<First, Role(R)>(role, a), ...);
+    }(std::make_integer_sequence<int, int(Role::down_proj) + 1>{});
+  }
+  template <int First, Role R>
+  KLENS_INLINE void linear_at(Role role, const LinearArgs& a) const {
+    if constexpr (has_role(Tag::plan, First, R))
+      if (role == R) fixed::linear_of_precision<precision_of(Tag::plan.layers[First], R)>(a);
   }
   KLENS_INLINE void linear(HeadSite, Role, const SiteView&, const LinearArgs& a) const {
     fixed::linear_of_precision<head_precision>(a);
   }
 
-  KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { klens::quantize_row(a); }
-  KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { klens::rms_norm(a); }
-  KLENS_INLINE void norm_quantize(const NormQuantizeArgs& a) const { klens::norm_quantize(a); }
-  KLENS_INLINE void mean_norm(const MeanNormArgs& a) const { klens::mean_norm(a); }
-  KLENS_INLINE void rope(const RopeArgs& a) const { klens::rope(a); }
-  KLENS_INLINE void kv_append(const KvAppendArgs& a) const { klens::kv_append(a); }
-  KLENS_INLINE void attention(const AttentionArgs& a) const { klens::attention(a); }
-  KLENS_INLINE void conv1d(const Conv1dArgs& a) const { klens::conv1d(a); }
-  KLENS_INLINE void scan(const ScanArgs& a) const { klens::scan(a); }
-  KLENS_INLINE void embed(const EmbedArgs& a) const {
+  // embed looks up in one format; the table's kernel has all.
+#define KLENS_ENTRY(name, Args)                                             \
+  KLENS_INLINE void name(const Args& a) const {                             \
+    if constexpr (std::is_same_v<Args, EmbedArgs>) embed_rows(a);           \
+    else klens::name(a);                                                    \
+  }
+  KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
+  KLENS_INLINE void embed_rows(const EmbedArgs& a) const {
     embed_detail::lookup<Tag::plan.embedding.weight_bits, Tag::plan.embedding.scheme.grid>(a);
   }
 };
 
 template <class Tag, bool OwnKv>
-KLENS_NOINLINE void attention_heads(const Pass& pass, int layer) { run_attention(FixedOps<Tag>{}, KvLayerOf<OwnKv>{layer}, pass); }
+KLENS_NOINLINE void attention_heads(const Pass& pass, int layer, const InColumns& columns) {
+  run_attention(FixedOps<Tag>{}, KvLayerOf<OwnKv>{layer}, columns, pass);
+}
 
 /// More special than the decoder's own run_attention: all classes of layers share two copies of it.
 template <class Tag, int First>
-KLENS_INLINE void run_attention(const FixedOps<Tag>&, LayerOf<First> l, const Pass& pass) {
-  attention_heads<Tag, owns_kv(Tag::plan.layers, First)>(pass, l.index);
+KLENS_INLINE void run_attention(const FixedOps<Tag>&, LayerOf<First> l, const InColumns& columns, const Pass& pass) {
+  attention_heads<Tag, owns_kv(Tag::plan.layers, First)>(pass, l.index, columns);
 }
 
 /// The three steps of a pass for one plan on this unit's level. Explicitly instantiated by each generated unit.
@@ -196,14 +228,16 @@ struct FixedProgram {
     [&t]<std::size_t... S>(std::index_sequence<S...>) {
       ((t.linear[int(codec_of(formats[S]))][formats[S].scheme.scale == Granularity::group][int(dot_kind_of(formats[S]))] =
             &linear<codec_of(formats[S]), formats[S].scheme.scale == Granularity::group, dot_kind_of(formats[S])>), ...);
-    }(std::make_index_sequence<formats.size()>{});
-    t.quantize_row = &klens::quantize_row, t.rms_norm = &klens::rms_norm, t.norm_quantize = &klens::norm_quantize;
-    t.mean_norm = &klens::mean_norm, t.swiglu = &klens::swiglu, t.rope = &klens::rope, t.kv_append = &klens::kv_append;
-    t.attention = &klens::attention, t.conv1d = &klens::conv1d, t.scan = &klens::scan;
-    t.embed = &FixedProgram::embed_rows, t.vocab_kl = &klens::vocab_kl;
+    }(std::make_index_sequence<std::size_t(fixed::site_count<Tag>())>{});
+#define KLENS_ENTRY(name, Args) t.name = &FixedProgram::name##_entry;
+    KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
     return t;
   }
-  static void embed_rows(const EmbedArgs& a) { FixedOps<Tag>{}.embed(a); }
+#define KLENS_ENTRY(name, Args) \
+  static void name##_entry(const Args& a) { FixedOps<Tag>{}.name(a); }
+  KLENS_KERNELS(KLENS_ENTRY)
+#undef KLENS_ENTRY
 };
 
 /// The table a unit exports.
@@ -212,7 +246,7 @@ consteval SpecialisedTable specialised_table(Level level, const char* name) {
   using P = FixedProgram<Tag>;
   SpecialisedTable t;
   t.level = level, t.name = name, t.shape_hash = shape_hash(Tag::plan), t.linear_bytes = linear_bytes(Tag::plan);
-  t.layer_classes = fixed::class_of<Tag>.count, t.sites = int(P::formats.size()), t.formats = P::formats.data();
+  t.layer_classes = fixed::class_of<Tag>.count, t.sites = fixed::site_count<Tag>(), t.formats = P::formats.data();
   t.kernels = P::kernels(level), t.embed = &P::embed, t.layers = &P::layers, t.head = &P::head;
   return t;
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <klens/core/meta.hpp>
-#include <klens/dispatch/table.hpp>
+#include <klens/kernel/linear_args.hpp>
 #include <klens/kernel/linear.hpp>
 #include <klens/plan/sites.hpp>
 

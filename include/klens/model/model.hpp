@@ -8,7 +8,7 @@
 #include <klens/format/name.hpp>
 #include <klens/io/packed.hpp>
 #include <klens/io/safetensors.hpp>
-#include <klens/model/hymba.hpp>
+#include <klens/model/families.hpp>
 #include <klens/quant/rtn.hpp>
 
 #include <algorithm>
@@ -31,6 +31,13 @@ struct Component {
   std::int64_t parameters() const { return std::int64_t(rows) * cols; }
 };
 
+/// A state of the sequences that run through a model: of a scan, of a convolution, or K and V of the layer that makes them.
+struct StateComponent {
+  std::string name;             // component_name(): "model.layers.3.mamba.scan_state"
+  StateKind kind = StateKind::scan;
+  int layer = 0;
+};
+
 struct LoadOptions {
   bool verify = true;           // packed files: check the payload's checksum
 };
@@ -40,6 +47,14 @@ struct PackOptions {
   std::string tokenizer_json, plan_json, provenance;
 };
 
+namespace detail {
+/// Member of StateFormats, const or not, by kind.
+template <class Formats>
+auto& state_member(Formats& f, StateKind kind) {
+  return kind == StateKind::scan ? f.scan : kind == StateKind::conv ? f.conv : f.kv;
+}
+}  // namespace detail
+
 /// Moves, never copies. A Session holds a pointer to it: keep it in place while sessions live.
 class Model {
  public:
@@ -47,8 +62,12 @@ class Model {
   const ModelView& view() const { return view_; }
   const std::string& path() const { return path_; }
   const ModelConfig& config() const { return config_; }
+  Uses uses() const { return uses_of(std::span(layers_)); }
+  Family family() const { return view_.shape.family; }
   /// A .klens file has its formats and no pristine weights.
   bool is_packed() const { return packed_.has_value(); }
+  /// Random weights (model/random_model.hpp): no file, no pristine weights, nothing to write.
+  bool is_random() const { return random_; }
   const PackedInfo* packed_info() const { return packed_ ? &packed_->info() : nullptr; }
 
   /// In the order of plan/sites.hpp: embedding, head (if not tied), then in_proj .. down_proj of each layer.
@@ -82,15 +101,60 @@ class Model {
     if (component < 0) return Error{ErrorCode::missing, path_, "a component of the model", "'" + std::string(name) + "'"};
     return set_format(component, precision, notes);
   }
-  /// Every component in one format.
+  /// Every component in one format, and every state in that of its suffix (w8a8s8; none: f32).
   Result<void> set_uniform(const Precision& precision, QuantizeNotes* notes = nullptr) {
-    for (int c = 0; c < int(components_.size()); ++c) KLENS_OK(set_format(c, precision, notes));
+    KLENS_OK(set_states(precision.state));
+    Precision weights = precision;
+    weights.state = State::f32;
+    for (int c = 0; c < int(components_.size()); ++c) KLENS_OK(set_format(c, weights, notes));
     return {};
   }
-  /// The checkpoint's own numbers again.
+  /// The checkpoint's own numbers again, states in f32; of a packed file: the formats it holds.
   Result<void> set_reference() {
+    for (int s = 0; s < int(states_.size()); ++s) KLENS_OK(set_state_format(s, reference_states_[std::size_t(s)]));
     for (int c = 0; c < int(components_.size()); ++c) KLENS_OK(set_format(c, slot(c).reference));
     return {};
+  }
+
+  /// In the order of for_each_state: scan, conv and kv of each layer that has them. A session keeps the formats it was made with.
+  std::span<const StateComponent> states() const { return states_; }
+  /// Index of a state, or -1.
+  int find_state(std::string_view name) const {
+    for (std::size_t i = 0; i < states_.size(); ++i)
+      if (states_[i].name == name) return int(i);
+    return -1;
+  }
+  State state_format(int state) const {
+    const StateComponent& c = states_[std::size_t(state)];
+    return detail::state_member(layers_[std::size_t(c.layer)].states, c.kind);
+  }
+  State reference_state(int state) const { return reference_states_[std::size_t(state)]; }
+  /// Errors: a format that this kind of state does not have.
+  Result<void> set_state_format(int state, State format) {
+    const StateComponent& c = states_[std::size_t(state)];
+    KLENS_OK(check_state(c, format));
+    if (format == state_format(state)) return {};
+    for (LayerView& layer : layers_)   // K and V: in the layers that read them too
+      if (&layer - layers_.data() == c.layer || (c.kind == StateKind::kv && layer.kv_source == c.layer))
+        detail::state_member(layer.states, c.kind) = format;
+    ++version_;
+    return {};
+  }
+  Result<void> set_state_format(std::string_view name, State format) {
+    const int state = find_state(name);
+    if (state < 0) return Error{ErrorCode::missing, path_, "a state of the model", "'" + std::string(name.substr(0, 200)) + "'"};
+    return set_state_format(state, format);
+  }
+  /// Every state in one format; nothing changes where one of them does not have it.
+  Result<void> set_states(State format) {
+    for (const StateComponent& c : states_) KLENS_OK(check_state(c, format));
+    for (int s = 0; s < int(states_.size()); ++s) KLENS_OK(set_state_format(s, format));
+    return {};
+  }
+  /// Bytes of a state per sequence in its present format; of K and V: for `context` tokens.
+  std::int64_t state_bytes(int state, int context) const {
+    const StateComponent& c = states_[std::size_t(state)];
+    return klens::state_bytes(skeleton_, StateSite{c.kind, c.layer, state_format(state)}, context);
   }
 
   /// The pristine weights in another format, without using them.
@@ -107,7 +171,7 @@ class Model {
     } else if (c.role == Role::lm_head) {
       view_.head.w = weights;
     } else {
-      const_cast<SiteView&>(site_of(layers_[std::size_t(c.layer)], c.role)).w = weights;  // layers_ is not const
+      member_of(layers_[std::size_t(c.layer)], c.role).w = weights;
     }
     ++version_;
   }
@@ -122,6 +186,8 @@ class Model {
     RuntimePlan plan = skeleton_;
     for (int c = 0; c < int(components_.size()); ++c)
       *klens::detail::precision_at(plan, components_[std::size_t(c)].role, components_[std::size_t(c)].layer) = precision(c);
+    for (int s = 0; s < int(states_.size()); ++s)
+      set_state(plan, states_[std::size_t(s)].kind, states_[std::size_t(s)].layer, state_format(s));
     return plan;
   }
   std::uint64_t hash() const { return shape_hash(skeleton_); }
@@ -139,7 +205,7 @@ class Model {
     return total;
   }
 
-  /// Changes whenever weights do.
+  /// Changes whenever weights or formats do.
   std::uint64_t version() const { return version_; }
 
   /// Writes the model in its present formats.
@@ -147,6 +213,7 @@ class Model {
 
  private:
   friend Result<Model> load_model(const std::string& path, const LoadOptions& options);
+  friend Result<Model> random_model(const RuntimePlan& plan, const std::string& like);
 
   struct Slot {
     const TensorView* pristine = nullptr;
@@ -156,13 +223,17 @@ class Model {
   };
 
   Model() = default;
+  void list_states();
+  Result<void> load_states();
+  Result<void> check_state(const StateComponent& c, State format) const;
   Slot& slot(int component) { return slots_[std::size_t(component)]; }
   const Slot& slot(int component) const { return slots_[std::size_t(component)]; }
 
   const TensorView* find_tensor(std::string_view name) const { return packed_ ? packed_->tensor(name) : checkpoint_->find(name); }
   Result<const TensorView*> require(const std::string& name, std::span<const std::int64_t> shape) const;
-  Result<const float*> load_vector(const std::string& name, std::span<const std::int64_t> shape, hymba::Use use);
+  Result<const float*> load_vector(const std::string& name, std::span<const std::int64_t> shape, Use use);
   Result<const float*> load_meta();
+  Result<void> load_scales();
   Result<void> load(bool packed);
   Result<void> load_component(int component);
   Result<void> check_format(int component, const Precision& precision) const;
@@ -174,6 +245,8 @@ class Model {
   std::optional<Safetensors> checkpoint_;
   std::optional<PackedFile> packed_;
   std::vector<Component> components_;
+  std::vector<StateComponent> states_;
+  std::vector<State> reference_states_;
   std::vector<Slot> slots_;
   std::vector<LayerView> layers_;
   std::vector<Buffer<float>> buffers_;       // small tensors as kernels read them
@@ -181,6 +254,7 @@ class Model {
   std::int64_t small_bytes_ = 0, small_parameters_ = 0;
   ModelView view_;
   std::uint64_t version_ = 1;
+  bool random_ = false;                      // model/random_model.hpp: no file behind it
 };
 
 /// A checkpoint folder (config.json, safetensors), or a packed .klens file. Every tensor's name and shape is checked.

@@ -34,7 +34,7 @@ inline Result<const TensorView*> Model::require(const std::string& name, std::sp
   return t;
 }
 
-inline Result<const float*> Model::load_vector(const std::string& name, std::span<const std::int64_t> shape, hymba::Use use) {
+inline Result<const float*> Model::load_vector(const std::string& name, std::span<const std::int64_t> shape, Use use) {
   KLENS_TRY(const TensorView* const t, require(name, shape));
   Buffer<float> values(std::size_t(t->count()));
   KLENS_OK(read_f32(*t, values.span()));
@@ -49,7 +49,7 @@ inline Result<const float*> Model::load_vector(const std::string& name, std::spa
   for (std::int64_t i = 0; i < width; ++i)
     for (std::int64_t k = 0; k < columns; ++k) {
       float v = values[std::size_t(i * columns + k)];
-      if (use == hymba::Use::a_log) {
+      if (use == Use::a_log) {
         v = float(-det::exp(double(v)) * 0x1.71547652b82fep+0);   // log2(e)
         if (!std::isfinite(v)) return Error{ErrorCode::overflow, detail::place_of(*t), "values below 88", "one above at row " + std::to_string(i)};
       }
@@ -63,7 +63,7 @@ inline Result<const float*> Model::load_meta() {
   const Shape& s = view_.shape;
   if (s.meta == 0) return nullptr;
   const std::int64_t extent[] = {s.meta, s.hidden}, stride = row_stride(s.hidden);
-  KLENS_TRY(const TensorView* const t, require(std::string(hymba::meta_name), extent));
+  KLENS_TRY(const TensorView* const t, require(std::string(reader_of(s.family).names.meta), extent));
   Buffer<float> values(std::size_t(t->count())), out(std::size_t(s.meta * stride));
   KLENS_OK(read_f32(*t, values.span()));
   for (std::int64_t i = 0; i < t->count(); ++i) {
@@ -78,6 +78,22 @@ inline Result<const float*> Model::load_meta() {
   return buffers_.back().data();
 }
 
+inline Result<void> Model::load_scales() {
+  const auto scale = reader_of(view_.shape.family).output_scale;
+  if (scale == nullptr) return {};
+  for (const Component& c : components_) {
+    KLENS_TRY(const std::vector<float> values, scale(config_, skeleton_, c.role, c.layer));
+    if (values.empty()) continue;
+    Buffer<float> padded(std::size_t(round_up(c.rows, lanes)));
+    std::copy(values.begin(), values.end(), padded.data());
+    buffers_.push_back(std::move(padded));
+    if (c.role == Role::embedding && view_.shape.tied_head) view_.head.scale = buffers_.back().data();
+    else if (c.role == Role::lm_head) view_.head.scale = buffers_.back().data();
+    else if (c.layer >= 0) member_of(layers_[std::size_t(c.layer)], c.role).scale = buffers_.back().data();
+  }
+  return {};
+}
+
 inline Result<void> Model::check_format(int component, const Precision& precision) const {
   const Component& c = components_[std::size_t(component)];
   Finding finding;
@@ -85,6 +101,38 @@ inline Result<void> Model::check_format(int component, const Precision& precisio
   if (finding.rule == Rule::none) return {};
   return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'" + detail::text_of(finding.rule).member,
                detail::text_of(finding.rule).expected, detail::found_text(finding)};
+}
+
+/// The states of the skeleton, in its formats (a checkpoint's: f32).
+inline void Model::list_states() {
+  for_each_state(skeleton_, [this](const StateSite& site) {
+    states_.push_back({component_name(skeleton_.shape.family, site.kind, site.layer), site.kind, site.layer});
+    reference_states_.push_back(site.format);
+  });
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const LayerPlan& plan = skeleton_.layers[l];
+    layers_[l].states = {plan.attention.state, plan.conv.state, plan.scan.state};
+  }
+}
+
+inline Result<void> Model::check_state(const StateComponent& c, State format) const {
+  Finding finding;
+  detail::state_rules(c.kind, state_precision(format), c.layer, finding);
+  if (finding.rule == Rule::none) return {};
+  return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'" + detail::text_of(finding.rule).member,
+               detail::text_of(finding.rule).expected, detail::found_text(finding)};
+}
+
+/// The formats that a packed file says; states it does not name are f32.
+inline Result<void> Model::load_states() {
+  if (!packed_) return {};
+  for (const auto& [name, format] : packed_->info().sites) {
+    const auto state = parse_state(format);
+    if (!state) return Error{ErrorCode::format, path_ + ": site '" + name.substr(0, 120) + "'", "f32, f16, s16, s8 or s4", "'" + format + "'"};
+    KLENS_OK(set_state_format(name, *state));
+  }
+  for (int s = 0; s < int(states_.size()); ++s) reference_states_[std::size_t(s)] = state_format(s);
+  return {};
 }
 
 inline Result<void> Model::load_component(int component) {
@@ -116,8 +164,8 @@ inline Result<void> Model::check_names() const {
   for (const TensorView* t : small_) known.push_back(t->name);
   std::ranges::sort(known);
   const auto check = [&](std::string_view name) -> Result<void> {
-    if (std::ranges::binary_search(known, name) || hymba::may_ignore(view_.shape, name)) return {};
-    return Error{ErrorCode::unsupported, path_, "only tensors of a hymba model of this config",
+    if (std::ranges::binary_search(known, name) || may_ignore(view_.shape, name)) return {};
+    return Error{ErrorCode::unsupported, path_, "only tensors of a " + std::string(name_of(family())) + " model of this config",
                  "tensor '" + std::string(name.substr(0, 120)) + "'"};
   };
   if (packed_) {
@@ -129,28 +177,34 @@ inline Result<void> Model::check_names() const {
 }
 
 inline Result<void> Model::load(bool packed) {
-  KLENS_TRY(skeleton_, hymba::read_skeleton(config_));
+  KLENS_TRY(skeleton_, read_skeleton(config_));
   const Shape& s = view_.shape = skeleton_.shape;
+  const FamilyReader& reader = reader_of(s.family);
   layers_.resize(std::size_t(s.layers));
   for_each_site(skeleton_, [this](const Site& site) {
     components_.push_back({component_name(view_.shape.family, site.role, site.layer), site.role, site.layer, site.rows, site.cols});
   });
   slots_.resize(components_.size());
+  list_states();
   view_.layers = layers_.data();
   // Small tensors first: a checkpoint of another shape is refused before its projections are packed.
   for (int l = 0; l < s.layers; ++l) {
     LayerView& layer = layers_[std::size_t(l)];
-    layer.window = skeleton_.layers[std::size_t(l)].window, layer.kv_source = skeleton_.layers[std::size_t(l)].kv_source;
-    for (const hymba::LayerTensor& t : hymba::layer_tensors(s)) {
-      KLENS_TRY(layer.*t.member, load_vector("model.layers." + std::to_string(l) + "." + std::string(t.name), t.shape, t.use));
+    const LayerPlan& plan = skeleton_.layers[std::size_t(l)];
+    layer.window = plan.window, layer.kv_source = plan.kv_source, layer.mixer = plan.mixer, layer.ffn = plan.ffn;
+    for (const LayerTensor& t : layer_tensors(reader.names, skeleton_, l)) {
+      KLENS_TRY(kept_in(layer, t), load_vector(t.name, t.shape, t.use));
     }
   }
   const std::int64_t hidden[] = {s.hidden};
-  KLENS_TRY(view_.final_norm, load_vector(std::string(hymba::final_norm_name), hidden, hymba::Use::vector));
+  KLENS_TRY(view_.final_norm, load_vector(std::string(reader.names.final_norm), hidden, Use::vector));
   KLENS_TRY(view_.meta, load_meta());
-  view_.attention_scale = float(1.0 / std::sqrt(double(s.qk_dim)));   // both operations are exact to rounding in IEEE 754
+  if (s.qk_dim > 0)   // both operations are exact to rounding in IEEE 754
+    view_.attention_scale = s.attention_scale != 0 ? s.attention_scale : float(1.0 / std::sqrt(double(s.qk_dim)));
+  KLENS_OK(load_scales());
   KLENS_OK(check_names());
   for (int c = 0; c < int(components_.size()); ++c) KLENS_OK(load_component(c));
+  KLENS_OK(load_states());
   if (packed && packed_->info().shape_hash != hash())
     return Error{ErrorCode::shape, path_ + ": shape hash", std::to_string(hash()), std::to_string(packed_->info().shape_hash)};
   return {};
@@ -160,7 +214,8 @@ inline Result<void> Model::pristine_rows(int component, std::int64_t first, cons
   const Component& c = components_[std::size_t(component)];
   const TensorView* t = slot(component).pristine;
   if (t == nullptr)
-    return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'", "a checkpoint folder, which has pristine weights", "a packed file"};
+    return Error{ErrorCode::unsupported, path_ + ": component '" + c.name + "'", "a checkpoint folder, which has pristine weights",
+                 random_ ? "random weights" : "a packed file"};
   TensorView part = *t;
   const std::size_t row_bytes = std::size_t(c.cols) * std::size_t(size_of(t->dtype));
   if (first < 0 || out.rows < 0 || first + out.rows > c.rows || out.cols != c.cols || out.stride < out.cols)
@@ -205,12 +260,15 @@ inline Result<PackedBuffer> Model::quantize(int component, const Precision& prec
 }
 
 inline Result<void> Model::write(const std::string& path, const PackOptions& options) const {
+  if (random_) return Error{ErrorCode::unsupported, path, "the weights of a checkpoint", path_};
   std::vector<PackedItem> items;
   for (int c = 0; c < int(components_.size()); ++c) items.push_back({components_[std::size_t(c)].name, weights(c), DType::f32, {}, {}});
   for (const TensorView* t : small_) items.push_back({t->name, {}, t->dtype, t->shape, t->data});
   PackedInfo info;
   info.config_json = config_.text, info.tokenizer_json = options.tokenizer_json, info.plan_json = options.plan_json;
   info.provenance = options.provenance, info.shape_hash = hash();
+  for (int s = 0; s < int(states_.size()); ++s)
+    if (state_format(s) != State::f32) info.sites[states_[std::size_t(s)].name] = name_of(state_format(s));
   return write_packed(path, info, items);
 }
 

@@ -39,12 +39,12 @@ constexpr std::int64_t logit_stride(const Shape& s) { return round_up(s.vocab, l
 /// cos and sin of position * theta^(-2i/d), i < d/2, for positions [0, capacity): row = cosines, then sines.
 inline Buffer<float> rope_table(const Shape& s, int capacity) {
   Buffer<float> table(std::size_t(rope_floats(s, capacity)));
-  const int half_dim = s.qk_dim / 2;
+  const int half_dim = s.rotary_dim / 2;
   for (int i = 0; i < half_dim; ++i) {
-    const double frequency = det::pow(double(s.rope_theta), -2.0 * i / s.qk_dim);
+    const double frequency = det::pow(double(s.rope_theta), -2.0 * i / s.rotary_dim);
     for (int p = 0; p < capacity; ++p) {
-      table[std::size_t(p) * std::size_t(s.qk_dim) + std::size_t(i)] = float(det::cos(p * frequency));
-      table[std::size_t(p) * std::size_t(s.qk_dim) + std::size_t(half_dim + i)] = float(det::sin(p * frequency));
+      table[std::size_t(p) * std::size_t(s.rotary_dim) + std::size_t(i)] = float(det::cos(p * frequency));
+      table[std::size_t(p) * std::size_t(s.rotary_dim) + std::size_t(half_dim + i)] = float(det::sin(p * frequency));
     }
   }
   return table;
@@ -73,7 +73,7 @@ class Session {
 
   /// Back to an empty sequence.
   void reset() {
-    for (LayerState& l : layers_) clear(l);
+    for (int l = 0; l < int(layers_.size()); ++l) clear(l);
     position_ = 0;
   }
 
@@ -119,13 +119,23 @@ class Session {
     return start;
   }
 
+  /// Advances by tokens (and the meta tokens, where they are due) that are never run: K, V and recurrent states stay what they
+  /// are, zeros in a new session. A later step costs what it costs behind real tokens; its logits mean nothing. For benches.
+  Result<void> skip(int tokens) {
+    if (tokens < 0 || tokens > options_.context - length())
+      return Error{ErrorCode::usage, "session for " + model_->path(), "at most " + std::to_string(options_.context) + " tokens of context",
+                   std::to_string(std::int64_t(length()) + tokens)};
+    position_ = std::max(position_, model_->shape().meta) + tokens;
+    return {};
+  }
+
   std::span<const float> logits() const { return {logits_.data(), std::size_t(model_->shape().vocab)}; }
   /// Text tokens so far.
   int length() const { return std::max(position_ - model_->shape().meta, 0); }
   int context() const { return options_.context; }
   const Program& program() const { return program_; }
   /// Bytes of states, rope table and workspace.
-  std::int64_t bytes() const { return std::int64_t(4 * (states_.size() + rope_.size() + arena_.size() + logits_.size())); }
+  std::int64_t bytes() const { return std::int64_t(states_.size() + 4 * (rope_.size() + arena_.size() + logits_.size())); }
 
  private:
   static constexpr std::int64_t max_capacity = 1 << 22;
@@ -133,53 +143,54 @@ class Session {
 
   static double bytes_needed(const Model& model, Team team, int capacity, const SessionOptions& options) {
     const Shape& s = model.shape();
-    double floats = double(rope_floats(s, capacity)) + double(logit_stride(s)) +
-                    double(workspace_layout(s, std::min(options.chunk, capacity), std::max(team.threads, 1), capacity).floats);
-    for (int l = 0; l < s.layers; ++l) {
-      const StateExtent e = state_extent(s, model.view().layers[l].kv_source == l, capacity);
-      floats += double(e.k + e.v + e.conv + e.scan);
-    }
-    return 4 * floats;
+    const double floats = double(rope_floats(s, capacity)) + double(logit_stride(s)) +
+                          double(workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity).floats);
+    double states = 0;
+    for (int l = 0; l < s.layers; ++l) states += double(extent_of_layer(model, l, capacity).bytes());
+    return 4 * floats + states;
+  }
+
+  static StateExtent extent_of_layer(const Model& model, int l, int capacity) {
+    const LayerView& layer = model.view().layers[l];
+    return state_extent(model.shape(), layer.mixer, layer.kv_source == l, layer.states, capacity);
   }
 
   Session(const Model& model, const Program& program, Team team, int capacity, const SessionOptions& options)
       : model_(&model), program_(program), team_(team), options_(options), capacity_(capacity) {
     const Shape& s = model.shape();
     const ModelView& view = model.view();
-    std::int64_t floats = 0;
+    std::int64_t bytes = 0;
+    for (int l = 0; l < s.layers; ++l) bytes += extent_of_layer(model, l, capacity).bytes();
+    states_ = Buffer<unsigned char>(std::size_t(bytes));
+    unsigned char* next = states_.data();
     for (int l = 0; l < s.layers; ++l) {
-      const StateExtent e = state_extent(s, view.layers[l].kv_source == l, capacity);
-      floats += e.k + e.v + e.conv + e.scan;
-    }
-    states_ = Buffer<float>(std::size_t(floats));
-    layers_.resize(std::size_t(s.layers));
-    float* next = states_.data();
-    for (int l = 0; l < s.layers; ++l) {
-      const int source = view.layers[l].kv_source;
-      const StateExtent e = state_extent(s, source == l, capacity);
-      LayerState& state = layers_[std::size_t(l)];
-      if (source == l) state.kv = {next, next + e.k, capacity, s.kv_heads, s.qk_dim, s.v_dim};
-      else state.kv = layers_[std::size_t(source)].kv;
-      state.conv = next + e.k + e.v;
-      state.scan = state.conv + e.conv;
-      next = state.scan + e.scan;
+      const LayerView& layer = view.layers[l];
+      const KvView shared = layer.kv_source < l ? layers_[std::size_t(layer.kv_source)].kv : KvView{};
+      layers_.push_back(layer_state(next, s, layer.mixer, layer.kv_source == l, layer.states, capacity, shared));
+      formats_.push_back(layer.states);
+      next += extent_of_layer(model, l, capacity).bytes();
     }
     rope_ = rope_table(s, capacity);
-    work_.at = workspace_layout(s, std::min(options.chunk, capacity), std::max(team.threads, 1), capacity);
+    work_.at = workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity);
     arena_ = Buffer<float>(std::size_t(work_.at.floats));
     work_.base = arena_.data();
     logits_ = Buffer<float>(std::size_t(logit_stride(s)));
   }
 
-  void clear(LayerState& l) {
-    const StateExtent e = state_extent(model_->shape(), false, capacity_);
-    std::memset(l.conv, 0, std::size_t(e.conv) * sizeof(float));
-    std::memset(l.scan, 0, std::size_t(e.scan) * sizeof(float));
+  /// Recurrent states of one layer to zero; K and V beyond the position are never read.
+  void clear(int l) {
+    const StateExtent e = extent_of_layer(*model_, l, capacity_);
+    const LayerState& state = layers_[std::size_t(l)];
+    if (e.conv > 0) std::memset(state.conv, 0, std::size_t(e.conv));
+    if (e.scan > 0) std::memset(state.scan, 0, std::size_t(e.scan));
   }
 
   /// Every site's format needs a kernel; asked once per change of a format.
   Result<void> check_kernels() {
     if (seen_ == model_->version()) return {};
+    if (program_.specialised && program_.policy == Policy::fast)
+      return Error{ErrorCode::usage, model_->path() + ": policy of the program",
+                   "exact: a specialised program has no faster linears", "fast"};
     if (program_.specialised && program_.shape_hash != model_->hash())
       return Error{ErrorCode::shape, model_->path() + ": shape of the model", "the shape the program was compiled for", "another"};
     for (int c = 0; c < int(model_->components().size()); ++c) {
@@ -194,6 +205,16 @@ class Session {
       return Error{ErrorCode::no_kernel, model_->path() + ": component '" + model_->components()[std::size_t(c)].name + "'",
                    "a format with a kernel on level " + std::string(name_of(program_.level)), format_name(p)};
     }
+    for (int s = 0; program_.specialised && s < int(model_->states().size()); ++s) {   // behind the sites' formats
+      const State format = model_->state_format(s), compiled = program_.formats[program_.sites + s].state;
+      if (format == compiled) continue;
+      return Error{ErrorCode::format, model_->path() + ": component '" + model_->states()[std::size_t(s)].name + "'",
+                   std::string(name_of(compiled)) + ", which the program was compiled for", std::string(name_of(format))};
+    }
+    for (int l = 0; l < model_->shape().layers; ++l)
+      if (formats_[std::size_t(l)] != model_->view().layers[l].states)
+        return Error{ErrorCode::format, model_->path() + ": states of layer " + std::to_string(l),
+                     "the formats the session was made with", "others: make another session"};
     seen_ = model_->version();
     return {};
   }
@@ -236,14 +257,15 @@ class Session {
     const std::int64_t stride = work_.at.hidden_stride;
     const int before = position_, text_before = std::max(s.meta - position_, 0), text = rows - text_before;
     const int wanted = out.logits.data != nullptr ? int(out.logits.rows) : 1;   // logits of the last so many tokens
-    Pass pass{&model_->view(), &state, &work_, program_.table, team_, nullptr, 0, 0};
+    Span span{&state, nullptr, 0, 0, 0};
+    Pass pass{&model_->view(), &work_, program_.table, team_, &span, 1, 0};
     for (int done = 0; done < rows; done += pass.tokens) {
-      pass.position = before + done;
-      pass.tokens = std::min(rows - done, work_.at.tokens);
+      span.position = before + done;
+      span.tokens = pass.tokens = std::min(rows - done, work_.at.tokens);
       const int meta_rows = std::clamp(text_before - done, 0, pass.tokens);   // of this chunk
       const int first = done + meta_rows - text_before, count = pass.tokens - meta_rows;   // its text tokens
       if (inputs.empty()) {
-        pass.ids = ids + std::max(first, 0);
+        span.ids = ids + std::max(first, 0);
         program_.embed(pass);
       } else {
         for (int r = 0; r < pass.tokens; ++r)
@@ -278,8 +300,10 @@ class Session {
   SessionOptions options_;
   int capacity_ = 0, position_ = 0;
   std::uint64_t seen_ = ~std::uint64_t(0);   // version of the model whose formats were checked
-  Buffer<float> states_, rope_, arena_, logits_;
+  Buffer<unsigned char> states_;
+  Buffer<float> rope_, arena_, logits_;
   std::vector<LayerState> layers_;
+  std::vector<StateFormats> formats_;   // of the states, as they were when the session was made
   Workspace work_;
 };
 

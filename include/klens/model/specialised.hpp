@@ -14,7 +14,7 @@ struct SpecialisedTable {
   std::int64_t linear_bytes = 0;         // payload of all sites
   int layer_classes = 0;                 // instantiations of a layer: layers of equal class share one
   int sites = 0;
-  const Precision* formats = nullptr;    // [sites], in the order of for_each_site
+  const Precision* formats = nullptr;    // [sites], in the order of for_each_site; behind them the states' (for_each_state)
   KernelTable kernels = {};              // of the formats that the plan uses; the rest of `linear` is null
   void (*embed)(const Pass&) = nullptr;
   void (*layers)(const Pass&, int begin, int end) = nullptr;

@@ -8,46 +8,65 @@
 #include <klens/core/team.hpp>
 #include <klens/dispatch/table.hpp>
 #include <klens/kernel/args.hpp>
-#include <klens/plan/plan.hpp>
+#include <klens/plan/sites.hpp>
+
+#include <initializer_list>
+#include <string_view>
+#include <utility>
 
 namespace klens {
 
-/// A linear of the model. Its kernel follows from `w.precision` (linear_of).
+/// What linears may do to the bits. exact: the same on every machine and level (docs/numerics.md). fast: the faster
+/// kernels of a level that has some, for the formats they serve; its bits are that level's own, still the same for any
+/// cut of the tokens and any number of threads.
+enum class Policy { exact, fast };
+
+constexpr std::string_view name_of(Policy policy) { return policy == Policy::fast ? "fast" : "exact"; }
+
+/// The kernel of the policy `fast` for a precision, or null: linear_of() then, under either policy.
+KLENS_INLINE constexpr Kernel<LinearArgs> fast_linear_of(const KernelTable& table, const Precision& p) {
+  return p.activation == Activation::f32 ? table.linear_fast[int(codec_of(p))] : nullptr;
+}
+
+/// A linear of the model. Its kernel follows from `w.precision` (linear_of, fast_linear_of).
 struct SiteView {
   PackedMatrix w;
   const float* bias = nullptr;          // [round_up(rows, 16)] or nullptr
+  const float* scale = nullptr;         // [round_up(rows, 16)] or nullptr: multipliers of the outputs
+};
+
+/// Formats of the states of a layer.
+struct StateFormats {
+  State kv = State::f32, conv = State::f32, scan = State::f32;
+  bool operator==(const StateFormats&) const = default;
 };
 
 /// Parameters of one layer; vectors are padded with zeros to 16 (`p` below: round_up(inner, 16)).
 struct LayerView {
-  SiteView in_proj, x_proj, dt_proj, out_proj, gate_proj, up_proj, down_proj;
+  SiteView in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
   const float* input_norm = nullptr;    // [hidden]
   const float* ffn_norm = nullptr;      // [hidden]
-  const float* conv_weight = nullptr;   // [taps][p]
-  const float* conv_bias = nullptr;     // [p] or nullptr
-  const float* dt_norm = nullptr;       // [dt_rank]
+  const float* conv_weight = nullptr;   // [taps][round_up(conv_channels, 16)]
+  const float* conv_bias = nullptr;     // [round_up(conv_channels, 16)] or nullptr
+  const float* dt_norm = nullptr;       // [dt_rank]; nullptr: 1
   const float* b_norm = nullptr;        // [n_state]
   const float* c_norm = nullptr;        // [n_state]
-  const float* dt_bias = nullptr;       // [p]
+  const float* dt_bias = nullptr;       // [p]; mamba2, as the next two: [round_up(ssm_heads, 16)]
   const float* a2 = nullptr;            // [n_state][p]: -exp(A_log) * log2(e)
   const float* d = nullptr;             // [p]
   const float* attention_norm = nullptr;  // [p]
   const float* scan_norm = nullptr;     // [p]
+  const float* gated_norm = nullptr;    // [p]: of mamba2, behind the gate
+  const float* q_norm = nullptr;        // [qk_dim]
+  const float* k_norm = nullptr;        // [qk_dim]
+  Mixer mixer = Mixer::hymba;
+  Ffn ffn = Ffn::swiglu;
+  StateFormats states;
   int window = 0;                       // 0: global
   int kv_source = 0;                    // layer whose K and V it reads; its own index: it makes them
 };
 
-KLENS_INLINE constexpr const SiteView& site_of(const LayerView& l, Role role) {
-  switch (role) {
-    case Role::x_proj: return l.x_proj;
-    case Role::dt_proj: return l.dt_proj;
-    case Role::out_proj: return l.out_proj;
-    case Role::gate_proj: return l.gate_proj;
-    case Role::up_proj: return l.up_proj;
-    case Role::down_proj: return l.down_proj;
-    default: return l.in_proj;
-  }
-}
+KLENS_INLINE constexpr const SiteView& site_of(const LayerView& l, Role role) { return member_of(l, role); }
 
 struct ModelView {
   Shape shape;
@@ -59,40 +78,98 @@ struct ModelView {
   float attention_scale = 0;            // 1 / sqrt(qk_dim)
 };
 
-/// State of one layer between calls. Layers that read another's K and V hold the same `kv` pointers as that layer.
+/// State of one layer and sequence between calls. Layers that read another's K and V hold the same `kv` as that layer.
 struct LayerState {
   KvView kv;
-  float* conv = nullptr;                // [taps - 1][p]
-  float* scan = nullptr;                // [p / 16][n_state][16]
+  void* conv = nullptr;                 // Conv1dArgs or ShortConvArgs, as its scales
+  float* conv_scales = nullptr;
+  void* scan = nullptr;                 // ScanArgs or SsdArgs, as the next two
+  float* scan_scales = nullptr;
+  float* decay = nullptr;
+  State conv_format = State::f32, scan_format = State::f32;
 };
 
+/// One sequence.
 struct StateView {
   LayerState* layers = nullptr;         // [shape.layers]
-  const float* rope = nullptr;          // [capacity][qk_dim]
+  const float* rope = nullptr;          // [capacity][rotary_dim]
   int capacity = 0;                     // positions, meta tokens counted, a multiple of 16
 };
 
-/// Floats of the state of one layer: its own K and V (if any), conv and scan state, each a multiple of 16.
-struct StateExtent { std::int64_t k, v, conv, scan; };
+/// Bytes of the states of one layer: its own K and V (if any), conv and scan state, each a multiple of 64.
+struct StateExtent {
+  std::int64_t kv = 0, conv = 0, scan = 0;
+  KLENS_INLINE constexpr std::int64_t bytes() const { return kv + conv + scan; }
+};
 
-KLENS_INLINE constexpr StateExtent state_extent(const Shape& s, bool own_kv, int capacity) {
-  const std::int64_t p = round_up(s.inner, lanes), kv = own_kv ? std::int64_t(s.kv_heads) * capacity : 0;
-  return {kv * s.qk_dim, kv * round_up(s.v_dim, lanes), (s.conv_taps - 1) * p, p * s.n_state};
+KLENS_INLINE constexpr StateExtent state_extent(const Shape& s, Mixer mixer, bool own_kv, const StateFormats& f, int capacity) {
+  StateExtent e;
+  if (own_kv && has_attention(mixer)) e.kv = kv_bytes_per_layer(f.kv, s.kv_heads, s.qk_dim, s.v_dim, capacity);
+  if (has_conv(mixer)) e.conv = conv_state_bytes(f.conv, conv_channels(s, mixer), s.conv_taps);
+  if (has_scan(mixer)) e.scan = round_up(scan_state_bytes(f.scan, s.inner, s.n_state), 64);
+  if (has_ssd(mixer)) e.scan = round_up(ssd_state_bytes(f.scan, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
+  return e;
+}
+
+/// The states of a layer in `memory` (64-byte aligned, zero at first); `kv` where it reads another layer's.
+KLENS_INLINE LayerState layer_state(unsigned char* memory, const Shape& s, Mixer mixer, bool own_kv, const StateFormats& f,
+                                    int capacity, const KvView& kv) {
+  const StateExtent e = state_extent(s, mixer, own_kv, f, capacity);
+  LayerState l;
+  l.conv_format = f.conv, l.scan_format = f.scan;
+  l.kv = own_kv && has_attention(mixer) ? kv_view(memory, f.kv, s.kv_heads, s.qk_dim, s.v_dim, capacity) : kv;
+  unsigned char* at = memory + e.kv;
+  const auto floats_at = [&at](std::int64_t offset) { return reinterpret_cast<float*>(at + offset); };
+  if (has_conv(mixer))
+    l.conv = at, l.conv_scales = floats_at(conv_scales_offset(f.conv, conv_channels(s, mixer), s.conv_taps));
+  at += e.conv;
+  if (has_scan(mixer)) l.scan = at, l.scan_scales = floats_at(scan_scales_at(f.scan, s.inner, s.n_state));
+  if (has_ssd(mixer)) {
+    const int width = s.inner / s.ssm_heads;
+    l.scan = at, l.decay = floats_at(ssd_decays_at(f.scan, s.ssm_heads, width, s.n_state));
+    l.scan_scales = floats_at(ssd_scales_at(f.scan, s.ssm_heads, width, s.n_state));
+  }
+  return l;
 }
 
 /// Floats of the table of rotary angles.
-KLENS_INLINE constexpr std::int64_t rope_floats(const Shape& s, int capacity) { return round_up(std::int64_t(capacity) * s.qk_dim, lanes); }
+KLENS_INLINE constexpr std::int64_t rope_floats(const Shape& s, int capacity) {
+  return round_up(std::int64_t(capacity) * s.rotary_dim, lanes);
+}
 
-/// Where the buffers of a pass lie in one arena: offsets and strides in floats. A constant expression of the shape.
+/// Columns of a row of `in`: what a mixer's projections of the normed input leave. Heads first (q, k, v, each from a multiple
+/// of 16 on where it has a linear of its own), then in_proj's.
+struct InColumns { int k = 0, v = 0, in_proj = 0, total = 0; };
+
+KLENS_INLINE constexpr InColumns in_columns(const Shape& s, Mixer mixer, bool own_kv) {
+  InColumns at;
+  const bool apart = has_qkvo(mixer);
+  const auto width = [apart](int columns) { return apart ? int(round_up(columns, lanes)) : columns; };
+  if (has_attention(mixer)) {
+    at.k = width(s.heads * s.qk_dim);
+    at.v = at.k + (own_kv ? width(s.kv_heads * s.qk_dim) : 0);
+    at.in_proj = at.v + (own_kv ? width(s.kv_heads * s.v_dim) : 0);
+  }
+  at.total = at.in_proj;
+  if (mixer == Mixer::hymba) at.in_proj = 0, at.total += 2 * s.inner;
+  else if (has_conv(mixer)) at.total += extent_of(s, mixer, own_kv, Role::in_proj).rows;
+  return at;
+}
+
+/// Where the buffers of a pass lie in one arena: offsets and strides in floats. A constant expression of the shape and the
+/// kinds of the layers.
 struct WorkspaceLayout {
   int tokens = 0, threads = 0, capacity = 0;
-  std::int64_t hidden_stride = 0, in_stride = 0, inner_stride = 0, small_stride = 0, rank_stride = 0, state_stride = 0, ffn_stride = 0;
+  std::int64_t hidden_stride = 0, in_stride = 0, inner_stride = 0, conv_stride = 0, heads_stride = 0, small_stride = 0;
+  std::int64_t rank_stride = 0, state_stride = 0, ffn_stride = 0;
   std::int64_t act_stride = 0;          // widest input of any linear, for its quantized rows
   std::int64_t x = 0, normed = 0, in = 0, conv = 0, small = 0, rank = 0, b = 0, c = 0, dt = 0, attention = 0, scan = 0;
   std::int64_t gate = 0, up = 0;
   std::int64_t q8 = 0, q16 = 0, sums = 0, qf32 = 0, scale = 0;
-  std::int64_t absmax = 0, absmax_stride = 0;   // of the rows of down_proj, a maximum per 16 columns
+  std::int64_t rounded = 0;             // rows of bf16, policy `fast`
+  std::int64_t absmax = 0, absmax_stride = 0;   // of the rows of down_proj or x_proj, a maximum per 16 columns
   std::int64_t attention_scratch = 0, attention_scratch_stride = 0, linear_scratch = 0;
+  std::int64_t partial = 0;             // of attention in partitions; several threads only
   std::int64_t floats = 0;              // of the arena
 };
 
@@ -105,44 +182,61 @@ KLENS_INLINE constexpr std::int64_t take(std::int64_t& used, std::int64_t floats
 }
 }  // namespace detail
 
-/// Layout for passes of up to `tokens` rows on up to `threads` threads, over a state of `capacity` positions.
-KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, int tokens, int threads, int capacity) {
+/// Layout for passes of up to `tokens` rows on up to `threads` threads, over states of `capacity` positions.
+KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Uses& uses, int tokens, int threads, int capacity) {
   using detail::take;
+  using detail::widest;
   WorkspaceLayout w;
   w.tokens = tokens, w.threads = threads, w.capacity = capacity;
   w.hidden_stride = row_stride(s.hidden);
-  // 16 columns more than its rows: the gate is read in whole vectors from wherever it starts.
-  w.in_stride = row_stride(extent_of(s, true, Role::in_proj).rows + lanes);
+  // 16 columns more than its rows: a gate is read in whole vectors from wherever it starts.
+  std::int64_t columns = 0;
+  for (const auto& [used, mixer] : {std::pair{uses.hymba, Mixer::hymba}, {uses.scan, Mixer::mamba}, {uses.ssd, Mixer::mamba2},
+                                    {uses.qkvo, Mixer::attention}, {uses.short_conv, Mixer::short_conv},
+                                    {uses.ssd && uses.qkvo, Mixer::parallel}})
+    if (used) columns = widest(columns, in_columns(s, mixer, true).total);
+  w.in_stride = row_stride(columns + lanes);
   w.inner_stride = row_stride(s.inner);
-  w.small_stride = row_stride(extent_of(s, true, Role::x_proj).rows + lanes);
+  w.conv_stride = row_stride(conv_channels(s, uses.ssd ? Mixer::mamba2 : uses.conv() ? Mixer::mamba : Mixer::none));
+  w.heads_stride = row_stride(s.heads * s.v_dim);
+  w.small_stride = row_stride(extent_of(s, Mixer::mamba, true, Role::x_proj).rows + lanes);
   w.rank_stride = row_stride(s.dt_rank);
   w.state_stride = row_stride(s.n_state);
   w.ffn_stride = row_stride(s.ffn);
-  w.act_stride = detail::widest(detail::widest(w.hidden_stride, w.inner_stride), detail::widest(w.ffn_stride, w.rank_stride));
+  w.act_stride = widest(widest(w.hidden_stride, w.inner_stride), widest(widest(w.ffn_stride, w.rank_stride), w.heads_stride));
   const std::int64_t t = tokens;
   std::int64_t used = 0;
   w.x = take(used, t * w.hidden_stride);
   w.normed = take(used, t * w.hidden_stride);
   w.in = take(used, t * w.in_stride);
-  w.conv = take(used, t * w.inner_stride);
-  w.small = take(used, t * w.small_stride);
-  w.rank = take(used, t * w.rank_stride);
-  w.b = take(used, t * w.state_stride);
-  w.c = take(used, t * w.state_stride);
-  w.dt = take(used, t * w.inner_stride);
-  w.attention = take(used, t * w.inner_stride);
-  w.scan = take(used, t * w.inner_stride);
-  w.gate = take(used, t * w.ffn_stride);
-  w.up = take(used, t * w.ffn_stride);
+  if (uses.conv()) w.conv = take(used, t * w.conv_stride);
+  if (uses.scan) {
+    w.small = take(used, t * w.small_stride);
+    w.rank = take(used, t * w.rank_stride);
+    w.b = take(used, t * w.state_stride);
+    w.c = take(used, t * w.state_stride);
+    w.dt = take(used, t * w.inner_stride);
+  }
+  if (uses.attention) w.attention = take(used, t * w.heads_stride);
+  if (uses.conv()) w.scan = take(used, t * w.inner_stride);
+  if (uses.ffn) {
+    w.gate = take(used, t * w.ffn_stride);
+    w.up = take(used, t * w.ffn_stride);
+  }
+  w.absmax_stride = div_up(widest(s.ffn, s.inner), lanes);
+  w.absmax = take(used, t * w.absmax_stride);
   w.q8 = take(used, div_up(t * w.act_stride, 4));
   w.q16 = take(used, div_up(t * w.act_stride, 2));
   w.sums = take(used, t * w.act_stride / row_unit);
   w.qf32 = take(used, t * w.act_stride);
   w.scale = take(used, t);
-  w.absmax_stride = div_up(s.ffn, lanes);
-  w.absmax = take(used, t * w.absmax_stride);
-  w.attention_scratch_stride = round_up(attention_scratch(capacity), lanes);
-  w.attention_scratch = take(used, threads * w.attention_scratch_stride);
+  w.rounded = take(used, div_up(t * w.act_stride, 2));
+  if (uses.attention) {
+    w.attention_scratch_stride = round_up(attention_scratch(), lanes);
+    w.attention_scratch = take(used, threads * w.attention_scratch_stride);
+    if (threads > 1)
+      w.partial = take(used, attention_partial_floats(s.heads, tokens < query_tile ? tokens : query_tile, s.v_dim, capacity));
+  }
   w.linear_scratch = take(used, threads * linear_scratch_bytes / 4);
   w.floats = used;
   return w;
@@ -153,16 +247,24 @@ struct Workspace {
   float* base = nullptr;                // 64-byte aligned, at.floats floats, zero at first
 };
 
-/// One pass over `tokens` rows at absolute positions `position`.. (meta tokens count). Rows below shape.meta are meta tokens;
-/// `ids` holds the tokens of the other rows, in order.
+/// Rows [row, row + tokens) of a pass: one sequence, at absolute positions position .. (meta tokens count). Rows below
+/// shape.meta are meta tokens; `ids` holds the tokens of the other rows, in order.
+struct Span {
+  const StateView* state = nullptr;
+  const std::int32_t* ids = nullptr;
+  int row = 0, tokens = 0, position = 0;
+};
+
+/// One pass over `tokens` rows: those of its spans, one after the other, each of another sequence. Linears and row-wise
+/// kernels see one matrix; convolutions, scans and attention run per span.
 struct Pass {
   const ModelView* model = nullptr;
-  const StateView* state = nullptr;
   const Workspace* work = nullptr;
   const KernelTable* table = nullptr;   // generic way only
   Team team;
-  const std::int32_t* ids = nullptr;
-  int position = 0, tokens = 0;
+  const Span* spans = nullptr;
+  int span_count = 0;
+  int tokens = 0;
 };
 
 /// Three steps of a pass, as function pointers: the generic way (model/generic.hpp) or a specialised build's. `x`, the residual
@@ -179,6 +281,7 @@ struct Program {
   std::uint64_t shape_hash = 0;
   const Precision* formats = nullptr;   // [sites], in the order of for_each_site
   int sites = 0;
+  Policy policy = Policy::exact;        // fast: the generic way's alone (fast_program)
 };
 
 }  // namespace klens

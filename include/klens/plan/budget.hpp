@@ -2,11 +2,13 @@
 //
 //   weight_bytes   the payload of model.klens: lines, scales and padding of every linear (a tied table once), and the small
 //                  tensors (norms, conv, A_log, D, biases, meta tokens) as the checkpoint has them
-//   state_bytes    conv and scan state of one sequence           kv_bytes   K and V of one sequence at a context length
+//   state_bytes    conv and scan state of one sequence           kv_bytes   K and V of one sequence at a context length,
+//                  each in the formats of the plan; they are memory of a session and count in no payload
 //   parameters     values of the checkpoint, tied tensors once; bits per weight = 8 weight_bytes / parameters
 #pragma once
 
 #include <klens/format/dline.hpp>
+#include <klens/format/state.hpp>
 #include <klens/plan/sites.hpp>
 
 namespace klens {
@@ -22,30 +24,48 @@ constexpr std::int64_t linear_bytes(const AnyPlan& plan) {
   return total;
 }
 
-/// Calls visit(values) for every tensor that no format applies to. Per layer: two norms of the residual stream, two of the
-/// paths, the norms of dt, B and C, conv weight and bias, A_log, D, dt bias; then the final norm and the meta tokens.
-template <class Visit>
-constexpr void for_each_small(const Shape& s, Visit&& visit) {
-  const std::int64_t inner = s.inner;
-  for (int layer = 0; layer < s.layers; ++layer)
-    for (const std::int64_t values : {std::int64_t(s.hidden), std::int64_t(s.hidden), inner, inner, std::int64_t(s.dt_rank),
-                                      std::int64_t(s.n_state), std::int64_t(s.n_state), inner * s.conv_taps, inner,
-                                      inner * s.n_state, inner, inner})
-      visit(values);
+/// Calls visit(values) for every tensor that no format applies to. Per layer: norms of the residual stream; of a convolution
+/// weight and bias; A_log, D and dt bias of a scan; the norms inside the mixer; biases of linears; then the final norm and the meta tokens.
+template <class AnyPlan, class Visit>
+constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
+  const Shape& s = plan.shape;
+  const auto some = [&visit](bool there, std::int64_t values) { if (there) visit(values); };
+  for (int layer = 0; layer < int(plan.layers.size()); ++layer) {
+    const LayerPlan& l = plan.layers[std::size_t(layer)];
+    const std::int64_t inner = s.inner, channels = conv_channels(s, l.mixer);
+    some(l.mixer != Mixer::none, s.hidden);
+    some(l.ffn != Ffn::none, s.hidden);
+    some(has_conv(l.mixer), channels * s.conv_taps);
+    some(has_conv(l.mixer) && s.conv_bias, channels);
+    if (has_scan(l.mixer)) {
+      for (const std::int64_t values : {inner * s.n_state, inner, inner}) visit(values);
+      for (const int width : {s.dt_rank, s.n_state, s.n_state}) some(s.inner_norms && s.inner_norm_weights, width);
+    }
+    if (has_ssd(l.mixer)) {
+      for (int i = 0; i < 3; ++i) visit(std::int64_t(s.ssm_heads));
+      some(s.norm_groups > 0, inner);
+    }
+    for (int i = 0; i < 2; ++i) some(l.mixer == Mixer::hymba, inner);
+    for (int i = 0; i < 2; ++i) some(has_attention(l.mixer) && s.qk_norm, s.qk_dim);
+    for (const Role role : layer_roles)
+      some(has_role(plan, layer, role) && has_bias(s, role), extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows);
+  }
   visit(std::int64_t(s.hidden));
-  if (s.meta > 0) visit(std::int64_t(s.meta) * s.hidden);
+  some(s.meta > 0, std::int64_t(s.meta) * s.hidden);
 }
 
-constexpr std::int64_t small_values(const Shape& s) {
+template <class AnyPlan>
+constexpr std::int64_t small_values(const AnyPlan& plan) {
   std::int64_t total = 0;
-  for_each_small(s, [&total](std::int64_t values) { total += values; });
+  for_each_small(plan, [&total](std::int64_t values) { total += values; });
   return total;
 }
 
 /// Their payload when all are stored in `value_bytes` bytes: each tensor is padded to 64.
-constexpr std::int64_t small_bytes(const Shape& s, int value_bytes = 2) {
+template <class AnyPlan>
+constexpr std::int64_t small_bytes(const AnyPlan& plan, int value_bytes = 2) {
   std::int64_t total = 0;
-  for_each_small(s, [&](std::int64_t values) { total += round_up(values * value_bytes, 64); });
+  for_each_small(plan, [&](std::int64_t values) { total += round_up(values * value_bytes, 64); });
   return total;
 }
 
@@ -53,11 +73,11 @@ constexpr std::int64_t small_bytes(const Shape& s, int value_bytes = 2) {
 template <class AnyPlan>
 constexpr std::int64_t weight_bytes(const AnyPlan& plan, std::int64_t small) { return linear_bytes(plan) + small; }
 template <class AnyPlan>
-constexpr std::int64_t weight_bytes(const AnyPlan& plan) { return weight_bytes(plan, small_bytes(plan.shape)); }
+constexpr std::int64_t weight_bytes(const AnyPlan& plan) { return weight_bytes(plan, small_bytes(plan)); }
 
 template <class AnyPlan>
 constexpr std::int64_t parameters(const AnyPlan& plan) {
-  std::int64_t total = small_values(plan.shape);
+  std::int64_t total = small_values(plan);
   for_each_site(plan, [&total](const Site& site) { total += std::int64_t(site.rows) * site.cols; });
   return total;
 }
@@ -67,12 +87,28 @@ constexpr double bits_per_weight(const AnyPlan& plan, std::int64_t small) {
   return 8.0 * double(weight_bytes(plan, small)) / double(parameters(plan));
 }
 template <class AnyPlan>
-constexpr double bits_per_weight(const AnyPlan& plan) { return bits_per_weight(plan, small_bytes(plan.shape)); }
+constexpr double bits_per_weight(const AnyPlan& plan) { return bits_per_weight(plan, small_bytes(plan)); }
+
+/// State of one layer and sequence: the convolution's last inputs, and the scan. Multiples of 64, as a session lays them out.
+KLENS_INLINE constexpr std::int64_t conv_bytes(const Shape& s, const LayerPlan& l) {
+  return has_conv(l.mixer) ? conv_state_bytes(l.conv.state, conv_channels(s, l.mixer), s.conv_taps) : 0;
+}
+KLENS_INLINE constexpr std::int64_t scan_bytes(const Shape& s, const LayerPlan& l) {
+  if (has_scan(l.mixer)) return round_up(scan_state_bytes(l.scan.state, s.inner, s.n_state), 64);
+  if (has_ssd(l.mixer)) return round_up(ssd_state_bytes(l.scan.state, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
+  return 0;
+}
+/// K and V of one layer that owns its, at a capacity (kv_capacity).
+KLENS_INLINE constexpr std::int64_t kv_bytes(const Shape& s, const LayerPlan& l, int capacity) {
+  return has_attention(l.mixer) ? kv_bytes_per_layer(l.attention.state, s.kv_heads, s.qk_dim, s.v_dim, capacity) : 0;
+}
 
 /// Conv inputs and scan state, per sequence; they do not grow with its length.
-KLENS_INLINE constexpr std::int64_t state_bytes(const Shape& s) {
-  const std::int64_t channels = round_up(s.inner, lanes);
-  return s.layers * channels * (s.conv_taps - 1 + s.n_state) * 4;
+template <class AnyPlan>
+constexpr std::int64_t state_bytes(const AnyPlan& plan) {
+  std::int64_t total = 0;
+  for (const LayerPlan& l : plan.layers) total += conv_bytes(plan.shape, l) + scan_bytes(plan.shape, l);
+  return total;
 }
 
 /// Positions a cache must hold for `context` tokens: meta tokens come first, blocks of 16.
@@ -81,12 +117,20 @@ KLENS_INLINE constexpr int kv_capacity(const Shape& s, int context) { return int
 /// K and V of the layers that own theirs, per sequence.
 template <class AnyPlan>
 constexpr std::int64_t kv_bytes(const AnyPlan& plan, int context) {
-  const Shape& s = plan.shape;
-  const std::int64_t per_layer = std::int64_t(s.kv_heads) * kv_capacity(s, context) * (s.qk_dim + round_up(s.v_dim, lanes)) * 4;
   std::int64_t total = 0;
   for (int layer = 0; layer < int(plan.layers.size()); ++layer)
-    if (owns_kv(plan.layers, layer)) total += per_layer;
+    if (owns_kv(plan.layers, layer)) total += kv_bytes(plan.shape, plan.layers[std::size_t(layer)], kv_capacity(plan.shape, context));
   return total;
+}
+
+/// Bytes of one state per sequence in a format; K and V: for `context` tokens.
+template <class AnyPlan>
+constexpr std::int64_t state_bytes(const AnyPlan& plan, const StateSite& site, int context) {
+  LayerPlan l = plan.layers[std::size_t(site.layer)];
+  state_of(l, site.kind) = site.format;
+  if (site.kind == StateKind::scan) return scan_bytes(plan.shape, l);
+  if (site.kind == StateKind::conv) return conv_bytes(plan.shape, l);
+  return kv_bytes(plan.shape, l, kv_capacity(plan.shape, context));
 }
 
 }  // namespace klens

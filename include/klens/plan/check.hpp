@@ -17,6 +17,12 @@ namespace fault {
 template <Field Where> void must_be_positive();
 template <Field Where> void must_not_be_negative();
 template <Field Where> void must_be_at_most_2_to_24();
+template <Field Where> void must_be_0_where_no_layer_uses_it();
+template <Field Where> void must_be_at_most_qk_dim();
+template <Field Where> void must_divide_inner();
+template <Field Where> void must_divide_ssm_heads();
+template <Field Where> void must_not_be_above_dt_max();
+template <Field Where> void must_be_a_known_kind();
 template <Field Where> void must_equal_the_number_of_layer_plans();
 template <Field Where> void must_be_a_multiple_of_kv_heads();
 template <Field Where> void must_be_even();
@@ -37,7 +43,10 @@ template <Field Where> void scheme_group_of_a_row_scale_must_be_0();
 template <Field Where> void activation_must_be_f32_a16_or_a8();
 template <Field Where> void activation_of_a_scan_or_attention_must_be_f32();
 template <Field Where> void state_of_a_linear_must_be_f32();
-template <Field Where> void state_must_be_f32_other_states_are_not_implemented();
+template <Field Where> void state_of_a_scan_must_be_f32_f16_s16_or_s8();
+template <Field Where> void state_of_a_conv_must_be_f32_f16_s16_or_s8();
+template <Field Where> void state_of_attention_must_be_f32_f16_s8_or_s4();
+template <Field Where> void state_of_attention_must_be_that_of_kv_source();
 
 template <Field Where>
 constexpr void raise_at(Rule rule) {
@@ -46,6 +55,12 @@ constexpr void raise_at(Rule rule) {
     case Rule::must_be_positive: must_be_positive<Where>(); break;
     case Rule::must_not_be_negative: must_not_be_negative<Where>(); break;
     case Rule::must_be_at_most_2_to_24: must_be_at_most_2_to_24<Where>(); break;
+    case Rule::must_be_0_where_no_layer_uses_it: must_be_0_where_no_layer_uses_it<Where>(); break;
+    case Rule::must_be_at_most_qk_dim: must_be_at_most_qk_dim<Where>(); break;
+    case Rule::must_divide_inner: must_divide_inner<Where>(); break;
+    case Rule::must_divide_ssm_heads: must_divide_ssm_heads<Where>(); break;
+    case Rule::must_not_be_above_dt_max: must_not_be_above_dt_max<Where>(); break;
+    case Rule::must_be_a_known_kind: must_be_a_known_kind<Where>(); break;
     case Rule::must_equal_the_number_of_layer_plans: must_equal_the_number_of_layer_plans<Where>(); break;
     case Rule::must_be_a_multiple_of_kv_heads: must_be_a_multiple_of_kv_heads<Where>(); break;
     case Rule::must_be_even: must_be_even<Where>(); break;
@@ -66,7 +81,10 @@ constexpr void raise_at(Rule rule) {
     case Rule::activation_must_be_f32_a16_or_a8: activation_must_be_f32_a16_or_a8<Where>(); break;
     case Rule::activation_of_a_scan_or_attention_must_be_f32: activation_of_a_scan_or_attention_must_be_f32<Where>(); break;
     case Rule::state_of_a_linear_must_be_f32: state_of_a_linear_must_be_f32<Where>(); break;
-    case Rule::state_must_be_f32_other_states_are_not_implemented: state_must_be_f32_other_states_are_not_implemented<Where>(); break;
+    case Rule::state_of_a_scan_must_be_f32_f16_s16_or_s8: state_of_a_scan_must_be_f32_f16_s16_or_s8<Where>(); break;
+    case Rule::state_of_a_conv_must_be_f32_f16_s16_or_s8: state_of_a_conv_must_be_f32_f16_s16_or_s8<Where>(); break;
+    case Rule::state_of_attention_must_be_f32_f16_s8_or_s4: state_of_attention_must_be_f32_f16_s8_or_s4<Where>(); break;
+    case Rule::state_of_attention_must_be_that_of_kv_source: state_of_attention_must_be_that_of_kv_source<Where>(); break;
   }
 }
 
@@ -79,7 +97,7 @@ constexpr void raise(const Finding& f, std::integer_sequence<int, F...>) {
 /// The layer as a template argument, for the same reason.
 template <int Layer>
 constexpr void in_layer(const Finding& f) {
-  raise(f, std::make_integer_sequence<int, int(Field::layers_attention) + 1>{});
+  raise(f, std::make_integer_sequence<int, field_count>{});
 }
 
 }  // namespace fault
@@ -89,7 +107,7 @@ template <std::size_t Layers>
 consteval Plan<Layers> checked(Plan<Layers> plan) {
   const Finding f = first_finding(plan);
   if (f.rule == Rule::none) return plan;
-  if (f.layer < 0) fault::raise(f, std::make_integer_sequence<int, int(Field::layers_attention) + 1>{});
+  if (f.layer < 0) fault::raise(f, std::make_integer_sequence<int, field_count>{});
   [&f]<int... L>(std::integer_sequence<int, L...>) {
     ((f.layer == L ? fault::in_layer<L>(f) : void()), ...);
   }(std::make_integer_sequence<int, int(Layers)>{});

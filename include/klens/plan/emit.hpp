@@ -2,12 +2,15 @@
 // of each choice beside it, its hash and its bytes asserted. klens_add_model() compiles for it.
 #pragma once
 
+#include <klens/format/state.hpp>
 #include <klens/plan/document.hpp>
 #include <klens/version.hpp>
 
 #include <charconv>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 namespace klens {
 namespace detail {
@@ -50,12 +53,69 @@ inline std::string scientific(double value) {
   return std::string(buffer, std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific, 2).ptr);
 }
 
-/// "w4g32,  // 122880 bytes   KL 1.23e-04   reason"
-inline std::string choice_line(const std::string& indent, const std::string& field, const PlanEntry& e) {
-  std::string note = padded(std::to_string(e.bytes) + " bytes", 16);
+/// "// 122880 bytes   KL 1.23e-04   reason"
+inline std::string note_of(const PlanEntry& e) {
+  std::string note = "// " + padded(std::to_string(e.bytes) + " bytes", 16);
   note += (e.kl ? "KL " + scientific(*e.kl) : std::string("KL not measured"));
-  if (!e.reason.empty()) note += "   " + comment_text(e.reason);
-  return indent + padded(padded("." + field, 10) + " = " + format_name(e.format) + ",", 24) + "// " + note + "\n";
+  return e.reason.empty() ? note : note + "   " + comment_text(e.reason);
+}
+
+/// ".in_proj = w4g32,  // 122880 bytes   KL 1.23e-04   reason"
+inline std::string choice_line(const std::string& indent, const std::string& field, const PlanEntry& e) {
+  return indent + padded(padded("." + field, 10) + " = " + format_name(e.format) + ",", 24) + note_of(e) + "\n";
+}
+
+/// ".scan = {.state = klens::State::s8},  // 6144 bytes of memory   KL ..."; nothing for f32, the default.
+inline std::string state_line(const std::string& indent, const std::string& field, State format, const PlanEntry* e) {
+  if (format == State::f32) return {};
+  const std::string line = indent + padded("." + field, 10) + " = {.state = klens::State::" + std::string(name_of(format)) + "},";
+  return e == nullptr ? line + "\n" : padded(line, indent.size() + 42) + note_of(*e) + "\n";
+}
+
+}  // namespace detail
+
+/// Every member after `family`: visit(name, pointer to member), in the order of declaration.
+template <class Visit>
+constexpr void for_each_shape_member(Visit&& visit) {
+  visit("layers", &Shape::layers), visit("hidden", &Shape::hidden), visit("vocab", &Shape::vocab);
+  visit("heads", &Shape::heads), visit("kv_heads", &Shape::kv_heads), visit("qk_dim", &Shape::qk_dim), visit("v_dim", &Shape::v_dim);
+  visit("inner", &Shape::inner), visit("n_state", &Shape::n_state), visit("conv_taps", &Shape::conv_taps), visit("dt_rank", &Shape::dt_rank);
+  visit("ffn", &Shape::ffn), visit("meta", &Shape::meta), visit("tied_head", &Shape::tied_head);
+  visit("norm_eps", &Shape::norm_eps), visit("rope_theta", &Shape::rope_theta), visit("rotary_dim", &Shape::rotary_dim);
+  visit("ssm_heads", &Shape::ssm_heads), visit("ssm_groups", &Shape::ssm_groups), visit("norm_groups", &Shape::norm_groups);
+  visit("norm_before_gate", &Shape::norm_before_gate), visit("inner_norms", &Shape::inner_norms);
+  visit("inner_norm_weights", &Shape::inner_norm_weights), visit("qk_norm", &Shape::qk_norm), visit("conv_bias", &Shape::conv_bias);
+  visit("in_proj_bias", &Shape::in_proj_bias), visit("out_proj_bias", &Shape::out_proj_bias);
+  visit("attention_bias", &Shape::attention_bias), visit("ffn_bias", &Shape::ffn_bias);
+  visit("inner_norm_eps", &Shape::inner_norm_eps), visit("dt_min", &Shape::dt_min), visit("dt_max", &Shape::dt_max);
+  visit("embedding_scale", &Shape::embedding_scale), visit("attention_scale", &Shape::attention_scale);
+}
+
+namespace detail {
+
+/// ".shape = {...}," of a plan; members that have their default are left out, but for the sizes every model has.
+inline std::string shape_text(const Shape& s) {
+  std::string out = "    .shape = {.family = klens::Family::" + std::string(name_of(s.family)), line;
+  const Shape none;
+  const auto put = [&](const char* name, const std::string& value) {
+    const std::string text = std::string(".") + name + " = " + value;
+    const bool wrap = out.size() - out.rfind('\n') + text.size() > 110;
+    out += wrap ? ",\n" + std::string(15, ' ') : ", ";
+    out += text;
+  };
+  for_each_shape_member([&]<class T>(const char* name, T Shape::*member) {
+    if (s.*member == none.*member) return;
+    if constexpr (std::is_same_v<T, float>) put(name, float_literal(s.*member));
+    else if constexpr (std::is_same_v<T, bool>) put(name, s.*member ? "true" : "false");
+    else put(name, std::to_string(s.*member));
+  });
+  return out + "},\n";
+}
+
+inline std::string role_name(Role role) {
+  constexpr const char* names[] = {"embedding", "lm_head", "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj",
+                                   "o_proj", "gate_proj", "up_proj", "down_proj"};
+  return names[int(role)];
 }
 
 }  // namespace detail
@@ -81,35 +141,36 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
   out += "// Written by klens " + std::string(KLENS_VERSION) + "\n";
   for (const auto& [key, value] : document.provenance) out += "//   " + comment_text(key) + ": " + comment_text(value) + "\n";
   out += "// " + std::to_string(document.entries.size()) + " components, " + std::to_string(weight_bytes(document)) + " bytes, " +
-         fixed(bits_per_weight(document), 3) + " bits per weight. KL: of each choice alone, nat per token.\n"
+         fixed(bits_per_weight(document), 3) + " bits per weight. KL: of each choice alone, nat per token.\n" +
+         (states_are_f32(plan) ? std::string() : "// States: bytes of memory per sequence, beside those of the file; KV caches for " +
+                                                     std::to_string(document.context) + " tokens.\n") +
          "#pragma once\n\n"
          "#include <klens/plan/budget.hpp>\n#include <klens/plan/check.hpp>\n#include <klens/plan/formats.hpp>\n\n"
          "namespace klens_plan {\n\nusing namespace klens::formats;\n\n";
   out += "inline constexpr auto " + constant + " = klens::checked(klens::Plan<" + std::to_string(plan.layers.size()) + ">{\n";
   const auto n = [](const char* field, int value) { return std::string(".") + field + " = " + std::to_string(value); };
   const std::string gap(15, ' ');
-  out += "    .shape = {.family = klens::Family::hymba, " + n("layers", s.layers) + ", " + n("hidden", s.hidden) + ", " +
-         n("vocab", s.vocab) + ",\n" +
-         gap + n("heads", s.heads) + ", " + n("kv_heads", s.kv_heads) + ", " + n("qk_dim", s.qk_dim) + ", " +
-         n("v_dim", s.v_dim) + ",\n" +
-         gap + n("inner", s.inner) + ", " + n("n_state", s.n_state) + ", " + n("conv_taps", s.conv_taps) + ", " +
-         n("dt_rank", s.dt_rank) + ",\n" +
-         gap + n("ffn", s.ffn) + ", " + n("meta", s.meta) + ", .tied_head = " + (s.tied_head ? "true" : "false") + ",\n" +
-         gap + ".norm_eps = " + float_literal(s.norm_eps) + ", .rope_theta = " + float_literal(s.rope_theta) + "},\n";
+  out += shape_text(s);
 
-  std::size_t next = 0;
+  std::size_t next = 0, next_state = 0;
   std::string head;
   out += choice_line("    ", "embedding", document.entries[next++]);
   if (!s.tied_head) head = choice_line("    ", "lm_head", document.entries[next++]);
   out += "    .layers = {{\n";
-  constexpr const char* fields[] = {"in_proj", "x_proj", "dt_proj", "out_proj", "gate_proj", "up_proj", "down_proj"};
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     const LayerPlan& l = plan.layers[i];
     out += "        {" + n("window", l.window) + ", " + n("kv_source", l.kv_source) + ",  // layer " + std::to_string(i) +
-           (l.window == 0 ? ": global attention" : ": sliding window") +
+           (!has_attention(l.mixer) ? "" : l.window == 0 ? ": global attention" : ": sliding window") +
            (l.kv_source == int(i) ? "" : ", K and V of layer " + std::to_string(l.kv_source)) + "\n";
-    for (const char* field : fields) out += choice_line("         ", field, document.entries[next++]);
-    out += "        },\n";
+    for (const Role role : layer_roles)
+      if (has_role(plan, int(i), role)) out += choice_line("         ", role_name(role), document.entries[next++]);
+    const PlanEntry* states[3] = {};   // scan, conv, kv: those that the layer owns
+    for (const StateKind kind : state_kinds)
+      if (has_state(l.mixer, owns_kv(plan.layers, int(i)), kind)) states[int(kind)] = &document.states[next_state++];
+    out += state_line("         ", "scan", l.scan.state, states[int(StateKind::scan)]);
+    out += state_line("         ", "attention", l.attention.state, states[int(StateKind::kv)]);
+    out += state_line("         ", "conv", l.conv.state, states[int(StateKind::conv)]);
+    out += "         .mixer = klens::Mixer::" + std::string(name_of(l.mixer)) + ", .ffn = klens::Ffn::" + std::string(name_of(l.ffn)) + "},\n";
   }
   out += "    }},\n" + head + "});\n\n";
   out += "/// Norms, conv, A_log, D, biases and meta tokens, as the checkpoint has them.\ninline constexpr std::int64_t " + constant +

@@ -24,6 +24,12 @@ inline RuleText text_of(Rule rule) {
     case Rule::must_be_positive: return {"", "a positive number"};
     case Rule::must_not_be_negative: return {"", "0 or more"};
     case Rule::must_be_at_most_2_to_24: return {"", "at most 16777216"};
+    case Rule::must_be_0_where_no_layer_uses_it: return {"", "0 (no layer uses it)"};
+    case Rule::must_be_at_most_qk_dim: return {"", "at most qk_dim"};
+    case Rule::must_divide_inner: return {"", "a divisor of inner"};
+    case Rule::must_divide_ssm_heads: return {"", "a divisor of ssm_heads"};
+    case Rule::must_not_be_above_dt_max: return {"", "at most dt_max"};
+    case Rule::must_be_a_known_kind: return {"", "a kind of mixer or ffn"};
     case Rule::must_equal_the_number_of_layer_plans: return {"", "the number of entries of 'layers'"};
     case Rule::must_be_a_multiple_of_kv_heads: return {"", "a multiple of kv_heads"};
     case Rule::must_be_even: return {"", "an even number (RoPE turns pairs)"};
@@ -44,7 +50,10 @@ inline RuleText text_of(Rule rule) {
     case Rule::activation_must_be_f32_a16_or_a8: return {".activation", "f32, a16 or a8"};
     case Rule::activation_of_a_scan_or_attention_must_be_f32: return {".activation", "f32"};
     case Rule::state_of_a_linear_must_be_f32: return {".state", "f32 (a linear has no state)"};
-    case Rule::state_must_be_f32_other_states_are_not_implemented: return {".state", "f32 (other states are not implemented)"};
+    case Rule::state_of_a_scan_must_be_f32_f16_s16_or_s8:
+    case Rule::state_of_a_conv_must_be_f32_f16_s16_or_s8: return {".state", "f32, f16, s16 or s8"};
+    case Rule::state_of_attention_must_be_f32_f16_s8_or_s4: return {".state", "f32, f16, s8 or s4"};
+    case Rule::state_of_attention_must_be_that_of_kv_source: return {".state", "the format of the layer whose K and V it reads"};
   }
   return {"", ""};
 }
@@ -53,11 +62,13 @@ inline std::string path_of(Field field, int layer) {
   constexpr const char* names[] = {
       "shape.layers", "shape.hidden", "shape.vocab", "shape.heads", "shape.kv_heads", "shape.qk_dim", "shape.v_dim", "shape.inner",
       "shape.n_state", "shape.conv_taps", "shape.dt_rank", "shape.ffn", "shape.meta", "shape.norm_eps", "shape.rope_theta",
+      "shape.rotary_dim", "shape.ssm_heads", "shape.ssm_groups", "shape.norm_groups", "shape.inner_norm_eps", "shape.dt_min",
+      "shape.embedding_scale", "shape.attention_scale",
       "embedding", "lm_head",
-      "window", "kv_source",
-      "in_proj", "x_proj", "dt_proj", "out_proj", "gate_proj", "up_proj", "down_proj",
-      "scan", "attention"};
-  static_assert(sizeof names / sizeof *names == int(Field::layers_attention) + 1);
+      "mixer", "ffn", "window", "kv_source",
+      "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+      "scan", "conv", "attention"};
+  static_assert(sizeof names / sizeof *names == field_count);
   const std::string name = names[int(field)];
   return layer < 0 ? name : "layers[" + std::to_string(layer) + "]." + name;
 }
@@ -72,7 +83,7 @@ inline std::string found_text(const Finding& f) {
   if (member == ".activation" && i < 4) return activations[i];
   if (member == ".state" && i < 5) return states[i];
   if (member == ".scheme.zero_point") return "true";
-  if (f.rule == Rule::must_be_a_positive_number) return "another";
+  if (f.rule == Rule::must_be_a_positive_number || f.field == Field::shape_dt_min) return "another";
   return std::to_string(f.found);
 }
 

@@ -10,28 +10,60 @@
 
 namespace klens {
 
-enum class Family : std::uint8_t { hymba };
+/// Names and config of a checkpoint (model/families.hpp). What its layers compute is in Mixer, Ffn and Shape.
+enum class Family : std::uint8_t { hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h };
+inline constexpr int family_count = 8;
+
+/// What mixes the tokens of a layer (equations: model/decoder.hpp).
+enum class Mixer : std::uint8_t {
+  none,
+  hymba,        // attention and mamba heads of one in_proj, averaged
+  mamba,        // selective scan of Mamba-1
+  mamba2,       // state space dual, gated norm
+  attention,
+  short_conv,   // LFM2's gated short convolution
+  parallel,     // mamba2 and attention of one normed input, both added to the residual stream
+};
+inline constexpr int mixer_count = 7;
+
+enum class Ffn : std::uint8_t { none, swiglu, relu2 };
+inline constexpr int ffn_count = 3;
 
 /// Sizes of a model, in the field's names. Two models of equal Shape and layer shapes run the same specialised program.
+/// Sizes that no layer uses are 0.
 struct Shape {
   Family family = Family::hymba;
   int layers = 0, hidden = 0, vocab = 0;
   int heads = 0, kv_heads = 0, qk_dim = 0, v_dim = 0;   // attention: query heads, kv heads, widths of a q/k head and a v head
-  int inner = 0, n_state = 0, conv_taps = 0, dt_rank = 0;  // mamba: channels, state per channel
+  int inner = 0, n_state = 0, conv_taps = 0, dt_rank = 0;  // mamba: channels, state per channel; short_conv: channels, taps
   int ffn = 0;
   int meta = 0;                                         // learned tokens before position 0
   bool tied_head = false;
   float norm_eps = 0, rope_theta = 0;
+  int rotary_dim = 0;                                   // columns of a q/k head that RoPE turns; 0: no RoPE
+  int ssm_heads = 0, ssm_groups = 0;                    // mamba2: heads of inner / ssm_heads columns; groups sharing B and C
+  int norm_groups = 0;                                  // mamba2: groups of the gated norm; 0: gate alone
+  bool norm_before_gate = false;
+  bool inner_norms = false, inner_norm_weights = false; // mamba: dt, B and C pass RMSNorm; which has weights
+  bool qk_norm = false;                                 // RMSNorm of each q and k head, before RoPE
+  bool conv_bias = true;
+  bool in_proj_bias = false, out_proj_bias = false, attention_bias = false, ffn_bias = false;   // has_bias()
+  float inner_norm_eps = 0;
+  float dt_min = 0, dt_max = 0;                         // mamba2: limits of dt after softplus; 0, 0: none
+  float embedding_scale = 1, attention_scale = 0;       // 0: 1 / sqrt(qk_dim)
   bool operator==(const Shape&) const = default;
 };
 
 /// What one layer does, and in which precision. window 0: global attention. kv_source: the layer whose K and V it reads
-/// (itself: own).
+/// (itself: own). Linears that the layer does not have (has_role) are not read.
 struct LayerPlan {
   int window = 0;
   int kv_source = 0;
-  Precision in_proj = {}, x_proj = {}, dt_proj = {}, out_proj = {}, gate_proj = {}, up_proj = {}, down_proj = {};
-  Precision scan = {}, attention = {};                  // activation and state only
+  Precision in_proj = {}, x_proj = {}, dt_proj = {}, out_proj = {}, q_proj = {}, k_proj = {}, v_proj = {}, o_proj = {};
+  Precision gate_proj = {}, up_proj = {}, down_proj = {};
+  Precision scan = {}, attention = {}, conv = {};       // state only: of the scan, K and V, the convolution's last inputs
+  Mixer mixer = Mixer::hymba;
+  Ffn ffn = Ffn::swiglu;
   bool operator==(const LayerPlan&) const = default;
 };
 
@@ -45,13 +77,21 @@ struct Plan {
 };
 
 /// The linears of a layer, in the order of the forward pass, and the model's own two.
-enum class Role : std::uint8_t { embedding, lm_head, in_proj, x_proj, dt_proj, out_proj, gate_proj, up_proj, down_proj };
+enum class Role : std::uint8_t {
+  embedding, lm_head, in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+};
 
-KLENS_INLINE constexpr const Precision& precision_of(const LayerPlan& l, Role role) {
+/// Member of a per-layer aggregate (LayerPlan, LayerView) with one member per linear, by role.
+template <class PerLayer>
+KLENS_INLINE constexpr auto& member_of(PerLayer& l, Role role) {
   switch (role) {
     case Role::x_proj: return l.x_proj;
     case Role::dt_proj: return l.dt_proj;
     case Role::out_proj: return l.out_proj;
+    case Role::q_proj: return l.q_proj;
+    case Role::k_proj: return l.k_proj;
+    case Role::v_proj: return l.v_proj;
+    case Role::o_proj: return l.o_proj;
     case Role::gate_proj: return l.gate_proj;
     case Role::up_proj: return l.up_proj;
     case Role::down_proj: return l.down_proj;
@@ -59,15 +99,79 @@ KLENS_INLINE constexpr const Precision& precision_of(const LayerPlan& l, Role ro
   }
 }
 
-/// Rows and columns of a linear. in_proj rows: q | k | v | x | gate, without k and v where kv_source is another layer.
+KLENS_INLINE constexpr const Precision& precision_of(const LayerPlan& l, Role role) { return member_of(l, role); }
+
+KLENS_INLINE constexpr bool has_attention(Mixer m) {
+  return m == Mixer::hymba || m == Mixer::attention || m == Mixer::parallel;
+}
+/// A scan of Mamba-1, its x_proj and dt_proj.
+KLENS_INLINE constexpr bool has_scan(Mixer m) { return m == Mixer::hymba || m == Mixer::mamba; }
+KLENS_INLINE constexpr bool has_ssd(Mixer m) { return m == Mixer::mamba2 || m == Mixer::parallel; }
+KLENS_INLINE constexpr bool has_conv(Mixer m) { return has_scan(m) || has_ssd(m) || m == Mixer::short_conv; }
+/// Linears of their own for q, k, v and the output of the heads.
+KLENS_INLINE constexpr bool has_qkvo(Mixer m) { return m == Mixer::attention || m == Mixer::parallel; }
+
+/// Whether a layer has a linear of a role. own_kv: it makes its K and V.
+KLENS_INLINE constexpr bool has_role(Mixer mixer, Ffn ffn, bool own_kv, Role role) {
+  switch (role) {
+    case Role::in_proj:
+    case Role::out_proj: return has_conv(mixer);
+    case Role::x_proj:
+    case Role::dt_proj: return has_scan(mixer);
+    case Role::q_proj:
+    case Role::o_proj: return has_qkvo(mixer);
+    case Role::k_proj:
+    case Role::v_proj: return has_qkvo(mixer) && own_kv;
+    case Role::gate_proj: return ffn == Ffn::swiglu;
+    case Role::up_proj:
+    case Role::down_proj: return ffn != Ffn::none;
+    default: return false;
+  }
+}
+
+/// Whether the linears of a role have a bias: attention_bias is that of q_proj, k_proj, v_proj and o_proj. dt_proj's is dt_bias.
+KLENS_INLINE constexpr bool has_bias(const Shape& s, Role role) {
+  switch (role) {
+    case Role::in_proj: return s.in_proj_bias;
+    case Role::out_proj: return s.out_proj_bias;
+    case Role::q_proj:
+    case Role::k_proj:
+    case Role::v_proj:
+    case Role::o_proj: return s.attention_bias;
+    case Role::gate_proj:
+    case Role::up_proj:
+    case Role::down_proj: return s.ffn_bias;
+    default: return false;
+  }
+}
+
+/// Rows and columns of a linear. in_proj rows: hymba q | k | v | x | gate, without k and v where kv_source is another layer;
+/// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x.
 struct Extent { int rows, cols; };
 
-KLENS_INLINE constexpr Extent extent_of(const Shape& s, bool own_kv, Role role) {
+/// Columns that the convolution of a layer runs over.
+KLENS_INLINE constexpr int conv_channels(const Shape& s, Mixer mixer) {
+  return !has_conv(mixer) ? 0 : s.inner + (has_ssd(mixer) ? 2 * s.ssm_groups * s.n_state : 0);
+}
+
+KLENS_INLINE constexpr int qkv_columns(const Shape& s, bool own_kv) {
+  return s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0);
+}
+
+KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv, Role role) {
   switch (role) {
-    case Role::in_proj: return {s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0) + 2 * s.inner, s.hidden};
+    case Role::in_proj:
+      if (mixer == Mixer::hymba) return {qkv_columns(s, own_kv) + 2 * s.inner, s.hidden};
+      if (mixer == Mixer::short_conv) return {3 * s.inner, s.hidden};
+      if (has_ssd(mixer)) return {2 * s.inner + 2 * s.ssm_groups * s.n_state + s.ssm_heads, s.hidden};
+      return {2 * s.inner, s.hidden};
     case Role::x_proj: return {s.dt_rank + 2 * s.n_state, s.inner};
     case Role::dt_proj: return {s.inner, s.dt_rank};
     case Role::out_proj: return {s.hidden, s.inner};
+    case Role::q_proj: return {s.heads * s.qk_dim, s.hidden};
+    case Role::k_proj: return {s.kv_heads * s.qk_dim, s.hidden};
+    case Role::v_proj: return {s.kv_heads * s.v_dim, s.hidden};
+    case Role::o_proj: return {s.hidden, s.heads * s.v_dim};
     case Role::gate_proj:
     case Role::up_proj: return {s.ffn, s.hidden};
     case Role::down_proj: return {s.hidden, s.ffn};

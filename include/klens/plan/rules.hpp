@@ -12,6 +12,12 @@ enum class Rule : std::uint8_t {
   must_be_positive,
   must_not_be_negative,
   must_be_at_most_2_to_24,
+  must_be_0_where_no_layer_uses_it,
+  must_be_at_most_qk_dim,
+  must_divide_inner,
+  must_divide_ssm_heads,
+  must_not_be_above_dt_max,
+  must_be_a_known_kind,
   must_equal_the_number_of_layer_plans,
   must_be_a_multiple_of_kv_heads,
   must_be_even,
@@ -32,18 +38,25 @@ enum class Rule : std::uint8_t {
   activation_must_be_f32_a16_or_a8,
   activation_of_a_scan_or_attention_must_be_f32,
   state_of_a_linear_must_be_f32,
-  state_must_be_f32_other_states_are_not_implemented,
+  state_of_a_scan_must_be_f32_f16_s16_or_s8,
+  state_of_a_conv_must_be_f32_f16_s16_or_s8,
+  state_of_attention_must_be_f32_f16_s8_or_s4,
+  state_of_attention_must_be_that_of_kv_source,
 };
 
 /// Members of Plan that a rule speaks of, in the names of the members.
 enum class Field : std::uint8_t {
   shape_layers, shape_hidden, shape_vocab, shape_heads, shape_kv_heads, shape_qk_dim, shape_v_dim, shape_inner,
-  shape_n_state, shape_conv_taps, shape_dt_rank, shape_ffn, shape_meta, shape_norm_eps, shape_rope_theta,
+  shape_n_state, shape_conv_taps, shape_dt_rank, shape_ffn, shape_meta, shape_norm_eps, shape_rope_theta, shape_rotary_dim,
+  shape_ssm_heads, shape_ssm_groups, shape_norm_groups, shape_inner_norm_eps, shape_dt_min, shape_embedding_scale,
+  shape_attention_scale,
   embedding, lm_head,
-  layers_window, layers_kv_source,
-  layers_in_proj, layers_x_proj, layers_dt_proj, layers_out_proj, layers_gate_proj, layers_up_proj, layers_down_proj,
-  layers_scan, layers_attention,
+  layers_mixer, layers_ffn, layers_window, layers_kv_source,
+  layers_in_proj, layers_x_proj, layers_dt_proj, layers_out_proj, layers_q_proj, layers_k_proj, layers_v_proj, layers_o_proj,
+  layers_gate_proj, layers_up_proj, layers_down_proj,
+  layers_scan, layers_conv, layers_attention,
 };
+inline constexpr int field_count = int(Field::layers_attention) + 1;
 
 constexpr Field field_of(Role role) {
   if (role == Role::embedding) return Field::embedding;
@@ -66,32 +79,58 @@ constexpr void require(Finding& first, bool holds, Rule rule, Field field, int l
   if (!holds && first.rule == Rule::none) first = {rule, field, layer, found};
 }
 
-constexpr void shape_rules(const Shape& s, std::int64_t layer_plans, Finding& first) {
-  const auto size = [&first](int value, Field field) {
-    require(first, value > 0, Rule::must_be_positive, field, -1, value);
-    require(first, value <= 1 << 24, Rule::must_be_at_most_2_to_24, field, -1, value);
+constexpr void shape_rules(const Shape& s, std::int64_t layer_plans, const Uses& uses, Finding& first) {
+  const auto rule = [&first](bool holds, Rule id, Field field, std::int64_t found) { require(first, holds, id, field, -1, found); };
+  const auto size = [&](int value, Field field, bool used = true) {
+    if (used) rule(value > 0, Rule::must_be_positive, field, value);
+    else rule(value == 0, Rule::must_be_0_where_no_layer_uses_it, field, value);
+    rule(value <= 1 << 24, Rule::must_be_at_most_2_to_24, field, value);
+  };
+  const auto number = [&](float value, Field field) {
+    rule(value > 0 && value < 1e30f, Rule::must_be_a_positive_number, field, 0);
   };
   size(s.layers, Field::shape_layers);
-  require(first, s.layers == layer_plans, Rule::must_equal_the_number_of_layer_plans, Field::shape_layers, -1, s.layers);
+  rule(s.layers == layer_plans, Rule::must_equal_the_number_of_layer_plans, Field::shape_layers, s.layers);
   size(s.hidden, Field::shape_hidden);
   size(s.vocab, Field::shape_vocab);
-  size(s.heads, Field::shape_heads);
-  size(s.kv_heads, Field::shape_kv_heads);
-  require(first, s.kv_heads > 0 && s.heads % s.kv_heads == 0, Rule::must_be_a_multiple_of_kv_heads, Field::shape_heads, -1, s.heads);
-  size(s.qk_dim, Field::shape_qk_dim);
-  require(first, s.qk_dim % 2 == 0, Rule::must_be_even, Field::shape_qk_dim, -1, s.qk_dim);
-  size(s.v_dim, Field::shape_v_dim);
-  size(s.inner, Field::shape_inner);
+  size(s.heads, Field::shape_heads, uses.attention);
+  size(s.kv_heads, Field::shape_kv_heads, uses.attention);
+  if (uses.attention)
+    rule(s.kv_heads > 0 && s.heads % s.kv_heads == 0, Rule::must_be_a_multiple_of_kv_heads, Field::shape_heads, s.heads);
+  size(s.qk_dim, Field::shape_qk_dim, uses.attention);
+  size(s.v_dim, Field::shape_v_dim, uses.attention);
+  rule(s.rotary_dim >= 0, Rule::must_not_be_negative, Field::shape_rotary_dim, s.rotary_dim);
+  rule(s.rotary_dim <= s.qk_dim, Rule::must_be_at_most_qk_dim, Field::shape_rotary_dim, s.rotary_dim);
+  rule(s.rotary_dim % 2 == 0, Rule::must_be_even, Field::shape_rotary_dim, s.rotary_dim);
+  size(s.inner, Field::shape_inner, uses.conv());
   // Both paths of a Hymba layer are averaged element by element, so that they must have one width.
-  require(first, std::int64_t(s.heads) * s.v_dim == s.inner, Rule::times_heads_must_equal_inner, Field::shape_v_dim, -1, s.v_dim);
-  size(s.n_state, Field::shape_n_state);
-  require(first, s.conv_taps >= 2 && s.conv_taps <= 4, Rule::must_be_2_to_4, Field::shape_conv_taps, -1, s.conv_taps);
-  size(s.dt_rank, Field::shape_dt_rank);
-  size(s.ffn, Field::shape_ffn);
-  require(first, s.meta >= 0, Rule::must_not_be_negative, Field::shape_meta, -1, s.meta);
-  require(first, s.meta <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_meta, -1, s.meta);
-  require(first, s.norm_eps > 0 && s.norm_eps < 1, Rule::must_be_a_positive_number, Field::shape_norm_eps, -1, 0);
-  require(first, s.rope_theta > 0 && s.rope_theta < 1e30f, Rule::must_be_a_positive_number, Field::shape_rope_theta, -1, 0);
+  if (uses.hymba)
+    rule(std::int64_t(s.heads) * s.v_dim == s.inner, Rule::times_heads_must_equal_inner, Field::shape_v_dim, s.v_dim);
+  size(s.n_state, Field::shape_n_state, uses.scan || uses.ssd);
+  if (uses.conv())
+    rule(s.conv_taps >= 2 && s.conv_taps <= 4, Rule::must_be_2_to_4, Field::shape_conv_taps, s.conv_taps);
+  else
+    rule(s.conv_taps == 0, Rule::must_be_0_where_no_layer_uses_it, Field::shape_conv_taps, s.conv_taps);
+  size(s.dt_rank, Field::shape_dt_rank, uses.scan);
+  size(s.ssm_heads, Field::shape_ssm_heads, uses.ssd);
+  size(s.ssm_groups, Field::shape_ssm_groups, uses.ssd);
+  if (uses.ssd) {
+    rule(s.ssm_heads > 0 && s.inner % s.ssm_heads == 0, Rule::must_divide_inner, Field::shape_ssm_heads, s.ssm_heads);
+    rule(s.ssm_groups > 0 && s.ssm_heads % s.ssm_groups == 0, Rule::must_divide_ssm_heads, Field::shape_ssm_groups, s.ssm_groups);
+    rule(s.norm_groups >= 0, Rule::must_not_be_negative, Field::shape_norm_groups, s.norm_groups);
+    if (s.norm_groups > 0)
+      rule(s.inner % s.norm_groups == 0, Rule::must_divide_inner, Field::shape_norm_groups, s.norm_groups);
+  }
+  rule(s.dt_min >= 0, Rule::must_not_be_negative, Field::shape_dt_min, 0);
+  rule(s.dt_max == 0 || s.dt_min <= s.dt_max, Rule::must_not_be_above_dt_max, Field::shape_dt_min, 0);
+  size(s.ffn, Field::shape_ffn, uses.ffn);
+  rule(s.meta >= 0, Rule::must_not_be_negative, Field::shape_meta, s.meta);
+  rule(s.meta <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_meta, s.meta);
+  rule(s.norm_eps > 0 && s.norm_eps < 1, Rule::must_be_a_positive_number, Field::shape_norm_eps, 0);
+  if (s.rotary_dim > 0) number(s.rope_theta, Field::shape_rope_theta);
+  if (s.inner_norms) number(s.inner_norm_eps, Field::shape_inner_norm_eps);
+  number(s.embedding_scale, Field::shape_embedding_scale);
+  if (s.attention_scale != 0) number(s.attention_scale, Field::shape_attention_scale);
 }
 
 constexpr void weight_rules(const Precision& p, Field field, int layer, Finding& first) {
@@ -117,35 +156,64 @@ constexpr void weight_rules(const Precision& p, Field field, int layer, Finding&
   rule(p.state == State::f32, Rule::state_of_a_linear_must_be_f32, int(p.state));
 }
 
-constexpr void state_rules(const Precision& p, Field field, int layer, Finding& first) {
+constexpr void state_rules(const Precision& p, Rule formats, Field field, int layer, Finding& first) {
   require(first, p.activation == Activation::f32, Rule::activation_of_a_scan_or_attention_must_be_f32, field, layer, int(p.activation));
-  require(first, p.state == State::f32, Rule::state_must_be_f32_other_states_are_not_implemented, field, layer, int(p.state));
+  const State odd_one = field == Field::layers_attention ? State::s16 : State::s4;   // KV has no s16, scan and conv no s4
+  require(first, p.state != odd_one && int(p.state) <= int(State::s4), formats, field, layer, int(p.state));
 }
 
-template <class Layers>
-constexpr void layer_rules(const Layers& layers, int index, Finding& first) {
+/// Rule of a state format alone, whatever the layer.
+constexpr void state_rules(StateKind kind, const Precision& p, int layer, Finding& first) {
+  switch (kind) {
+    case StateKind::scan: return state_rules(p, Rule::state_of_a_scan_must_be_f32_f16_s16_or_s8, Field::layers_scan, layer, first);
+    case StateKind::conv: return state_rules(p, Rule::state_of_a_conv_must_be_f32_f16_s16_or_s8, Field::layers_conv, layer, first);
+    case StateKind::kv: break;
+  }
+  state_rules(p, Rule::state_of_attention_must_be_f32_f16_s8_or_s4, Field::layers_attention, layer, first);
+}
+
+template <class AnyPlan>
+constexpr void layer_rules(const AnyPlan& plan, int index, Finding& first) {
+  const auto& layers = plan.layers;
   const LayerPlan& l = layers[std::size_t(index)];
+  require(first, int(l.mixer) < mixer_count, Rule::must_be_a_known_kind, Field::layers_mixer, index, int(l.mixer));
+  require(first, int(l.ffn) < ffn_count, Rule::must_be_a_known_kind, Field::layers_ffn, index, int(l.ffn));
   require(first, l.window >= 0, Rule::must_not_be_negative, Field::layers_window, index, l.window);
   const bool known = l.kv_source >= 0 && l.kv_source <= index;
   require(first, known, Rule::must_be_a_layer_not_after_its_reader, Field::layers_kv_source, index, l.kv_source);
   if (known)
-    require(first, owns_kv(layers, l.kv_source), Rule::must_be_a_layer_with_its_own_kv, Field::layers_kv_source, index, l.kv_source);
-  for (const Role role : layer_roles) weight_rules(precision_of(l, role), field_of(role), index, first);
-  state_rules(l.scan, Field::layers_scan, index, first);
-  state_rules(l.attention, Field::layers_attention, index, first);
+    require(first, owns_kv(layers, l.kv_source) && has_attention(layers[std::size_t(l.kv_source)].mixer) == has_attention(l.mixer),
+            Rule::must_be_a_layer_with_its_own_kv, Field::layers_kv_source, index, l.kv_source);
+  for (const Role role : layer_roles)
+    if (has_role(plan, index, role)) weight_rules(precision_of(l, role), field_of(role), index, first);
+  state_rules(StateKind::scan, l.scan, index, first);
+  state_rules(StateKind::conv, l.conv, index, first);
+  state_rules(StateKind::kv, l.attention, index, first);
+  if (known)
+    require(first, l.attention.state == layers[std::size_t(l.kv_source)].attention.state,
+            Rule::state_of_attention_must_be_that_of_kv_source, Field::layers_attention, index, int(l.attention.state));
 }
 
 }  // namespace detail
+
+/// Whether a kind of state can be kept in a format.
+constexpr bool state_allowed(StateKind kind, State format) {
+  Finding finding;
+  Precision p;
+  p.state = format;
+  detail::state_rules(kind, p, 0, finding);
+  return finding.rule == Rule::none;
+}
 
 /// The first rule that a Plan<N> or RuntimePlan breaks.
 template <class AnyPlan>
 constexpr Finding first_finding(const AnyPlan& plan) {
   Finding first;
-  detail::shape_rules(plan.shape, std::int64_t(plan.layers.size()), first);
+  detail::shape_rules(plan.shape, std::int64_t(plan.layers.size()), uses_of(plan.layers), first);
   detail::weight_rules(plan.embedding, Field::embedding, -1, first);
   if (!plan.shape.tied_head) detail::weight_rules(plan.lm_head, Field::lm_head, -1, first);
   for (int layer = 0; layer < int(plan.layers.size()) && first.rule == Rule::none; ++layer)
-    detail::layer_rules(plan.layers, layer, first);
+    detail::layer_rules(plan, layer, first);
   return first;
 }
 

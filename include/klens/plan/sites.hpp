@@ -1,4 +1,5 @@
-// Sites: every linear of a plan once, in the order of the packed file, for whoever sums, emits or checks over all of them.
+// Sites: every linear of a plan once, in the order of the packed file, and every state once, for whoever sums, emits or checks
+// over all of them.
 // Works on Plan<N> (constexpr) and on RuntimePlan alike: both have shape, embedding, lm_head and layers.
 #pragma once
 
@@ -10,6 +11,7 @@ namespace klens {
 
 /// The linears of one layer, in the order of the forward pass.
 inline constexpr Role layer_roles[] = {Role::in_proj, Role::x_proj, Role::dt_proj, Role::out_proj,
+                                       Role::q_proj, Role::k_proj, Role::v_proj, Role::o_proj,
                                        Role::gate_proj, Role::up_proj, Role::down_proj};
 
 /// One linear of a plan. `layer` is -1 for the model's own two.
@@ -25,21 +27,87 @@ KLENS_INLINE constexpr bool owns_kv(const Layers& layers, int layer) {
   return layers[std::size_t(layer)].kv_source == layer;
 }
 
+/// What the layers of a model have between them. `Layers`: of LayerPlan, or of anything with its mixer and ffn.
+struct Uses {
+  bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false;
+  KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv; }
+};
+
+template <class Layers>
+constexpr Uses uses_of(const Layers& layers) {
+  Uses u;
+  for (const auto& l : layers) {
+    u.attention |= has_attention(l.mixer), u.scan |= has_scan(l.mixer), u.ssd |= has_ssd(l.mixer);
+    u.short_conv |= l.mixer == Mixer::short_conv, u.ffn |= l.ffn != Ffn::none, u.hymba |= l.mixer == Mixer::hymba;
+    u.qkvo |= has_qkvo(l.mixer);
+  }
+  return u;
+}
+
+/// Whether layer `layer` of a plan has a linear of this role.
+template <class AnyPlan>
+KLENS_INLINE constexpr bool has_role(const AnyPlan& plan, int layer, Role role) {
+  const LayerPlan& l = plan.layers[std::size_t(layer)];
+  return has_role(l.mixer, l.ffn, owns_kv(plan.layers, layer), role);
+}
+
 /// Calls visit(Site) for the embedding, the head where it is not tied, and every linear of every layer.
 template <class AnyPlan, class Visit>
 constexpr void for_each_site(const AnyPlan& plan, Visit&& visit) {
-  const Extent table = extent_of(plan.shape, true, Role::embedding);
+  const Extent table = extent_of(plan.shape, Mixer::none, true, Role::embedding);
   visit(Site{Role::embedding, -1, table.rows, table.cols, plan.embedding});
   if (!plan.shape.tied_head) visit(Site{Role::lm_head, -1, table.rows, table.cols, plan.lm_head});
   for (int layer = 0; layer < int(plan.layers.size()); ++layer)
     for (const Role role : layer_roles) {
-      const Extent e = extent_of(plan.shape, owns_kv(plan.layers, layer), role);
+      if (!has_role(plan, layer, role)) continue;
+      const Extent e = extent_of(plan.shape, plan.layers[std::size_t(layer)].mixer, owns_kv(plan.layers, layer), role);
       visit(Site{role, layer, e.rows, e.cols, precision_of(plan.layers[std::size_t(layer)], role)});
     }
 }
 
-/// FNV-1a, 64 bits, over the sizes of a model: Shape, and window and kv_source of every layer. Precisions do not enter: the
-/// hash says which programs fit a model, the formats in the packed file say which plan.
+/// What a layer keeps of earlier tokens: the state of its scan (Mamba-1 or -2), the last inputs of its convolution, K and V.
+enum class StateKind : std::uint8_t { scan, conv, kv };
+inline constexpr StateKind state_kinds[] = {StateKind::scan, StateKind::conv, StateKind::kv};
+
+/// One state of a plan, at the layer that owns it.
+struct StateSite {
+  StateKind kind = StateKind::scan;
+  int layer = 0;
+  State format = State::f32;
+};
+
+/// The format of a state in a LayerPlan.
+template <class AnyLayerPlan>
+KLENS_INLINE constexpr auto& state_of(AnyLayerPlan& l, StateKind kind) {
+  return kind == StateKind::scan ? l.scan.state : kind == StateKind::conv ? l.conv.state : l.attention.state;
+}
+
+KLENS_INLINE constexpr bool has_state(Mixer mixer, bool own_kv, StateKind kind) {
+  return kind == StateKind::scan ? has_scan(mixer) || has_ssd(mixer)
+         : kind == StateKind::conv ? has_conv(mixer) : has_attention(mixer) && own_kv;
+}
+
+/// Calls visit(StateSite) for every state, layer by layer: scan, conv, kv.
+template <class AnyPlan, class Visit>
+constexpr void for_each_state(const AnyPlan& plan, Visit&& visit) {
+  for (int layer = 0; layer < int(plan.layers.size()); ++layer) {
+    const LayerPlan& l = plan.layers[std::size_t(layer)];
+    for (const StateKind kind : state_kinds)
+      if (has_state(l.mixer, owns_kv(plan.layers, layer), kind)) visit(StateSite{kind, layer, state_of(l, kind)});
+  }
+}
+
+/// Sets the format of a state, K and V in all layers that read them.
+template <class AnyPlan>
+constexpr void set_state(AnyPlan& plan, StateKind kind, int layer, State format) {
+  state_of(plan.layers[std::size_t(layer)], kind) = format;
+  if (kind == StateKind::kv)
+    for (auto& l : plan.layers)
+      if (l.kv_source == layer) l.attention.state = format;
+}
+
+/// FNV-1a, 64 bits, over the sizes of a model: Shape, and kind, window and kv_source of every layer. Precisions do not enter:
+/// the hash says which programs fit a model, the formats in the packed file say which plan.
 template <class Layers>
 constexpr std::uint64_t shape_hash(const Shape& s, const Layers& layers) {
   std::uint64_t hash = 0xcbf29ce484222325u;
@@ -48,13 +116,17 @@ constexpr std::uint64_t shape_hash(const Shape& s, const Layers& layers) {
   };
   mix(int(s.family));
   for (const int value : {s.layers, s.hidden, s.vocab, s.heads, s.kv_heads, s.qk_dim, s.v_dim, s.inner, s.n_state,
-                          s.conv_taps, s.dt_rank, s.ffn, s.meta, int(s.tied_head)})
+                          s.conv_taps, s.dt_rank, s.ffn, s.meta, int(s.tied_head), s.rotary_dim, s.ssm_heads, s.ssm_groups,
+                          s.norm_groups, int(s.norm_before_gate), int(s.inner_norms), int(s.inner_norm_weights),
+                          int(s.qk_norm), int(s.conv_bias), int(s.in_proj_bias), int(s.out_proj_bias),
+                          int(s.attention_bias), int(s.ffn_bias)})
     mix(value);
-  mix(std::bit_cast<std::uint32_t>(s.norm_eps));
-  mix(std::bit_cast<std::uint32_t>(s.rope_theta));
+  for (const float value : {s.norm_eps, s.rope_theta, s.inner_norm_eps, s.dt_min, s.dt_max, s.embedding_scale, s.attention_scale})
+    mix(std::bit_cast<std::uint32_t>(value));
   for (const auto& layer : layers) {
     mix(layer.window);
     mix(layer.kv_source);
+    mix(int(layer.mixer) << 8 | int(layer.ffn));
   }
   return hash;
 }

@@ -3,6 +3,7 @@
 
 #include <klens/model/model.hpp>
 
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -40,11 +41,53 @@ inline Result<void> apply_formats(Model& model, std::span<const FormatChoice> ch
   return {};
 }
 
-/// Every 2-D projection and the embedding in one format.
+/// Every 2-D projection and the embedding in one format, and every state in that of its suffix (w8a8s8; none: f32).
 inline Result<void> apply_uniform(Model& model, const Precision& precision, ApplyNotes* notes = nullptr) {
+  KLENS_OK(model.set_states(precision.state));
+  Precision weights = precision;
+  weights.state = State::f32;
   std::vector<FormatChoice> choices;
-  for (const Component& c : model.components()) choices.push_back({c.name, precision});
+  for (const Component& c : model.components()) choices.push_back({c.name, weights});
   return apply_formats(model, choices, notes);
+}
+
+/// Every state of one kind, or of all (nothing), in a format. A kind that does not have it is an error before anything changes.
+struct StateChoice {
+  std::optional<StateKind> kind;
+  State format = State::f32;
+};
+
+inline constexpr std::string_view state_kind_names[] = {"scan", "conv", "kv"};
+
+/// "s8", or "scan=s8,conv=s16,kv=s4" (kinds left out stay as they are).
+inline Result<std::vector<StateChoice>> parse_states(const std::string& text) {
+  std::vector<StateChoice> choices;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t comma = std::min(text.find(',', at), text.size());
+    std::string_view part = std::string_view(text).substr(at, comma - at);
+    at = comma + 1;
+    StateChoice choice;
+    if (const std::size_t equals = part.find('='); equals != part.npos) {
+      const auto known = std::ranges::find(state_kind_names, part.substr(0, equals));
+      if (known != std::end(state_kind_names)) choice.kind = StateKind(known - std::begin(state_kind_names));
+      part.remove_prefix(choice.kind ? equals + 1 : 0);
+    }
+    const auto format = parse_state(part);
+    if (!format || (!choice.kind && text.find(',') != text.npos))
+      return Error{ErrorCode::usage, "states", "f32, f16, s16, s8 or s4, or kinds as in scan=s8,conv=s16,kv=s4", "'" + text.substr(0, 80) + "'"};
+    choice.format = *format;
+    choices.push_back(choice);
+  }
+  return choices;
+}
+
+inline Result<void> apply_states(Model& model, std::span<const StateChoice> choices) {
+  for (const StateChoice& choice : choices) {
+    if (!choice.kind) KLENS_OK(model.set_states(choice.format));
+    for (int s = 0; choice.kind && s < int(model.states().size()); ++s)
+      if (model.states()[std::size_t(s)].kind == *choice.kind) KLENS_OK(model.set_state_format(s, choice.format));
+  }
+  return {};
 }
 
 /// The formats of a plan, which must be of this model's sizes.
@@ -56,6 +99,9 @@ inline Result<void> apply_plan(Model& model, const RuntimePlan& plan, ApplyNotes
   for_each_site(plan, [&](const Site& site) {
     choices.push_back({component_name(plan.shape.family, site.role, site.layer), site.precision});
   });
+  std::vector<State> states;
+  for_each_state(plan, [&](const StateSite& site) { states.push_back(site.format); });
+  for (std::size_t s = 0; s < states.size(); ++s) KLENS_OK(model.set_state_format(int(s), states[s]));
   return apply_formats(model, choices, notes);
 }
 

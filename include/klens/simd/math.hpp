@@ -1,14 +1,16 @@
 // exp2, exp, softplus, sigmoid, SiLU on 16 virtual lanes: the same bits on every ISA level.
 //
-//   exp2(x)     x = n + r, n = nearest integer by the magic number 1.5 2^23, r in [-1/2, 1/2]; 2^r by a
-//               degree-6 minimax polynomial with c0 = 1 exactly (so that 1 - exp2(x) keeps its accuracy for x -> 0:
-//               the scan's gain is 1 / (1 - decay)); 2^n by an integer add to the exponent field. <= 1.1 ulp
-//   exp(x)      the same, r = x - n ln2 in two pieces, the same polynomial in units of ln2. <= 1.1 ulp
+//   exp2(x)     x = k / 8 + r, k = nearest integer by the magic number 1.5 2^20, r in [-1/16, 1/16]; 2^(k/8) from a
+//               table of 8 in a register, 2^r by a degree-3 minimax polynomial with c0 = 1 exactly (and 2^0 of the table
+//               exact: 1 - exp2(x) keeps its accuracy for x -> 0, where the scan's gain is 1 / (1 - decay)). 4 FMA and a
+//               shuffle; degree 6 without a table took 6 FMA, the port that bounds the scan. <= 1.15 ulp
+//   exp(x)      x = n ln2 + r, n = nearest integer by 1.5 2^23, r in two pieces, a degree-6 polynomial with c0 = c1 = 1;
+//               2^n by an integer add to the exponent field. <= 1.1 ulp
 //   softplus    max(x, 0) + log1p(exp(-|x|)), log1p(f) = f - s (f - R(s^2)), s = f / (2 + f). <= 2 ulp for every x,
 //               x << 0 too, where it tends to exp(x)
 //   sigmoid     1 / (1 + exp(-x)), true division. <= 2.5 ulp;   silu   x / (1 + exp(-x)). <= 2.5 ulp
 //
-// Arguments are clamped: exp2 to [-126, 128), exp to the same range over log2(e), so results are normal numbers, never
+// Arguments are clamped: exp2 to [-126, 127.93], exp to [-126, 128) over log2(e), so results are normal numbers, never
 // 0 or infinity; NaN gives NaN. Division, not reciprocal approximations: those differ between vendors.
 // Proof: dense sweeps against float64 in tests/kernel/math.cpp.
 #pragma once
@@ -23,24 +25,26 @@ KLENS_INLINE v16f scale_by_power(v16f p, v16f magic_sum) { return from_bits(bits
 
 inline constexpr float magic = 0x1.8p23f;
 
+/// 2^(k/8), less k at the bits where x + 1.5 2^20 shifted by 20 adds it (with the whole part of x above it).
+alignas(64) inline constexpr std::int32_t roots[16] = {
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7,
+    0x3f800000, 0x3f7b95c2, 0x3f7837f0, 0x3f75fed7, 0x3f7504f3, 0x3f75672a, 0x3f7744fd, 0x3f7ac0c7};
+
 }  // namespace math_detail
 
-/// 2^x for x < 128: one operation less where the caller knows the sign, the same bits.
-KLENS_INLINE v16f exp2_below_128(v16f x) {
+/// 2^x for x <= 127: one operation less where the caller knows the sign, the same bits.
+KLENS_INLINE v16f exp2_below_127(v16f x) {
   x = max(splat(-126.0f), x);  // the operand that may be NaN comes second: it is returned
-  const v16f sum = x + splat(math_detail::magic), r = x - (sum - splat(math_detail::magic));
-  v16f p = splat(0x1.470b46p-13f);
-  p = fma(p, r, splat(0x1.5f7276p-10f));
-  p = fma(p, r, splat(0x1.3b270ep-7f));
-  p = fma(p, r, splat(0x1.c6ae72p-5f));
-  p = fma(p, r, splat(0x1.ebfbe2p-3f));
-  p = fma(p, r, splat(0x1.62e432p-1f));
-  p = fma(p, r, splat(1.0f));
-  return math_detail::scale_by_power(p, sum);
+  const v16f eighths = splat(0x1.8p20f), sum = x + eighths, r = x - (sum - eighths);
+  v16f p = splat(0x1.c6b99ap-5f);
+  p = fma(p, r, splat(0x1.ec0c32p-3f));
+  p = fma(p, r, splat(0x1.62e430p-1f)) * r;
+  const v16f root = from_bits(lookup8(load_i(math_detail::roots), bits(sum)) + shl(bits(sum), 20));
+  return fma(root, p, root);
 }
 
 /// 2^x.
-KLENS_INLINE v16f exp2(v16f x) { return exp2_below_128(min(splat(0x1.fffffep6f), x)); }
+KLENS_INLINE v16f exp2(v16f x) { return exp2_below_127(min(splat(0x1.ffbffep6f), x)); }  // above, k / 8 would be 128
 
 /// e^x for x < 88.
 KLENS_INLINE v16f exp_below_88(v16f x) {

@@ -168,6 +168,17 @@ KLENS_INLINE v16i sar(v16i x, int n) {
 }
 KLENS_INLINE m16 eq_i(v16i x, v16i y) { return KLENS_BOTH(m, _mm256_cmpeq_epi32, x, y); }
 KLENS_INLINE m16 gt_i(v16i x, v16i y) { return KLENS_BOTH(m, _mm256_cmpgt_epi32, x, y); }
+/// table[i & 7] of 8 words, stored twice: the low bits of an index choose.
+KLENS_INLINE v16i lookup8(v16i table, v16i i) {
+  return simd::lanes_i(_mm256_permutevar8x32_epi32(simd::reg(table.a), simd::reg(i.a)),
+                       _mm256_permutevar8x32_epi32(simd::reg(table.a), simd::reg(i.b)));
+}
+/// Rounded to a binary16 (nearest even) and back.
+KLENS_INLINE v16f through_half(v16f x) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return simd::lanes_f(_mm256_cvtph_ps(_mm256_cvtps_ph(simd::reg(x.a), mode)),
+                       _mm256_cvtph_ps(_mm256_cvtps_ph(simd::reg(x.b), mode)));
+}
 KLENS_INLINE v16i min_i(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_min_epi32, x, y); }
 KLENS_INLINE v16i max_i(v16i x, v16i y) { return KLENS_BOTH(i, _mm256_max_epi32, x, y); }
 #undef KLENS_BOTH

@@ -112,6 +112,15 @@ KLENS_INLINE v16i shr(v16i a, int n) { return simd::lanes_i(_mm512_srli_epi32(si
 KLENS_INLINE v16i sar(v16i a, int n) { return simd::lanes_i(_mm512_srai_epi32(simd::reg(a), unsigned(n))); }
 KLENS_INLINE m16 eq_i(v16i a, v16i b) { return simd::mask(_mm512_cmpeq_epi32_mask(simd::reg(a), simd::reg(b))); }
 KLENS_INLINE m16 gt_i(v16i a, v16i b) { return simd::mask(_mm512_cmpgt_epi32_mask(simd::reg(a), simd::reg(b))); }
+/// table[i & 7] of 8 words, stored twice: the low bits of an index choose.
+KLENS_INLINE v16i lookup8(v16i table, v16i i) {
+  return simd::lanes_i(_mm512_permutexvar_epi32(simd::reg(i), simd::reg(table)));
+}
+/// Rounded to a binary16 (nearest even) and back.
+KLENS_INLINE v16f through_half(v16f a) {
+  constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return simd::lanes_f(_mm512_cvtph_ps(_mm512_cvtps_ph(simd::reg(a), mode)));
+}
 KLENS_INLINE v16i min_i(v16i a, v16i b) { return simd::lanes_i(_mm512_min_epi32(simd::reg(a), simd::reg(b))); }
 KLENS_INLINE v16i max_i(v16i a, v16i b) { return simd::lanes_i(_mm512_max_epi32(simd::reg(a), simd::reg(b))); }
 

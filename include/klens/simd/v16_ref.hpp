@@ -131,6 +131,10 @@ KLENS_INLINE v16i shr(v16i a, int n) { return simd::wrap(a, a, [&](auto x, auto)
 KLENS_INLINE v16i sar(v16i a, int n) { return simd::each<v16i>([&](int i) { return a.v[i] >> n; }); }
 KLENS_INLINE m16 eq_i(v16i a, v16i b) { return simd::each<m16>([&](int i) { return a.v[i] == b.v[i]; }); }
 KLENS_INLINE m16 gt_i(v16i a, v16i b) { return simd::each<m16>([&](int i) { return a.v[i] > b.v[i]; }); }
+/// table[i & 7] of 8 words, stored twice: the low bits of an index choose.
+KLENS_INLINE v16i lookup8(v16i table, v16i a) { return simd::each<v16i>([&](int i) { return table.v[a.v[i] & 7]; }); }
+/// Rounded to a binary16 (nearest even) and back.
+KLENS_INLINE v16f through_half(v16f a) { return simd::each<v16f>([&](int i) { return to_float(to_half(a.v[i])); }); }
 KLENS_INLINE v16i min_i(v16i a, v16i b) {
   return simd::each<v16i>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
 }

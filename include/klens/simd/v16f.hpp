@@ -8,8 +8,8 @@
 //   float        splat zero + - * / fma(a,b,c) = a*b+c rounded once, min max (a < b ? a : b, as the hardware does),
 //                abs neg sqrt round_even
 //   compare      lt le gt ge eq (ordered: false with NaN)  -> m16 & | !, any, all, first_n, select(m, a, b)
-//   integer      splat_i + - * & | ^ shl shr (logical) sar eq_i gt_i min_i max_i
-//   convert      to_int (nearest even; out of range: INT_MIN) to_float bits from_bits
+//   integer      splat_i + - * & | ^ shl shr (logical) sar eq_i gt_i min_i max_i lookup8
+//   convert      to_int (nearest even; out of range: INT_MIN) to_float bits from_bits through_half
 //   reduce       sum max_of min_of sum_i: the fixed tree (i, i+8), (i, i+4), (i, i+2), (i, i+1)
 //
 // Loads and stores may be unaligned. *_n touch only the first n lanes (0 <= n <= 16); the others read as zero.

@@ -57,6 +57,9 @@ int probe_level(const probe::Inputs& in, std::uint32_t* words) {
   out(load_half(reinterpret_cast<const half*>(in.a))), out(load_bf16(reinterpret_cast<const bf16*>(in.b)));
   out(load_i8(reinterpret_cast<const std::int8_t*>(in.a))), out(load_u8(reinterpret_cast<const std::uint8_t*>(in.b)));
   out(load_i16(reinterpret_cast<const std::int16_t*>(in.c))), out(lookup16(z, j));
+  std::int32_t twice[16];
+  for (int n = 0; n < 16; ++n) twice[n] = __builtin_bit_cast(std::int32_t, in.b[n % 8]);
+  out(lookup8(load_i(twice), i)), out(through_half(x)), out(through_half(z));
   half h[16] = {};
   store_half(h, z);
   for (const half v : h) out.word((v.bits & 0x7c00u) == 0x7c00u && (v.bits & 0x3ffu) ? 0x7e00u : v.bits);

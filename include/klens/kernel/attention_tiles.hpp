@@ -1,0 +1,197 @@
+// The two inner loops of attention (kernel/attention.hpp) over one partition of positions, for M rows (query heads of a
+// kv head, and neighbouring tokens) that share every load of K and V:
+//
+//   score_strip   score[r][j] = scale * sum_g ks[g][j] * (q[r][0] k[j][0] + q[r][1] k[j][1] + ...)   lane = position
+//   mix           o[r][c] += p[r][t] v[t][c], t ascending                                            lane = column
+//
+// g: the groups of columns that share a scale (s4; one group for s8; f32 and f16 have no scale). Each sum in brackets is
+// one FMA chain over d ascending; codes become floats in registers, exactly. Tiles are M rows x blocks_of<M> vectors:
+// 8 x 2 to 1 x 8 on 32 registers, 6 x 1 to 1 x 4 on 16 that come in pairs: enough chains to hide an FMA's 4 cycles, and
+// more FMAs than loads. A tile that hangs over the end repeats the last block or vector: no tails.
+#pragma once
+
+#include <klens/kernel/args.hpp>
+#include <klens/simd/cells.hpp>
+#include <klens/simd/unroll.hpp>
+
+namespace klens::inline KLENS_NS {
+namespace attention_detail {
+
+#if defined(KLENS_HAS_AVX512)
+inline constexpr int most_rows = 8;
+template <int M>
+inline constexpr int blocks_of = M == 1 ? 8 : M <= 6 ? 4 : 2;
+#elif defined(KLENS_HAS_AVX2)
+inline constexpr int most_rows = 6;
+template <int M>
+inline constexpr int blocks_of = M == 1 ? 4 : M <= 3 ? 2 : 1;
+#else
+inline constexpr int most_rows = 1;  // ref: small code; the order of every sum is the same
+template <int M>
+inline constexpr int blocks_of = 1;
+#endif
+
+inline constexpr int q_stride = attention_row_stride, o_stride = attention_row_stride;
+inline constexpr int score_stride = attention_score_stride;
+static_assert(most_rows <= attention_tile_rows);
+
+KLENS_INLINE constexpr int least(int a, int b) { return a < b ? a : b; }
+KLENS_INLINE constexpr int most(int a, int b) { return a > b ? a : b; }
+
+/// How far ahead K and V are fetched to L2. Cold, 5 heads, f16: 20 GB/s, against 11 without and 24 of the FMAs (Zen 4;
+/// half as far 15, and to L1 no more than 12: its 24 misses in flight stall the loads that hit).
+inline constexpr int blocks_ahead = 8, rows_ahead = 64;
+
+/// f(integer constant M) for M = rows, 1 to most_rows.
+template <class F>
+KLENS_INLINE void with_rows(int rows, F&& f) {
+  switch (rows) {
+#define KLENS_ROWS(M) \
+  case M: if constexpr (M <= most_rows) f(std::integral_constant<int, M>{}); break;
+    KLENS_ROWS(1) KLENS_ROWS(2) KLENS_ROWS(3) KLENS_ROWS(4) KLENS_ROWS(5) KLENS_ROWS(6) KLENS_ROWS(7) KLENS_ROWS(8)
+#undef KLENS_ROWS
+    default: break;
+  }
+}
+
+/// Some blocks of 16 positions against M rows of queries.
+struct Strip {
+  const float* q;              // [M][q_stride], zeros behind qk_dim
+  const unsigned char* k;      // first block
+  std::int64_t block_bytes;
+  const bf16* k_scale;         // of the first position; next group: + capacity
+  std::int64_t capacity;
+  float* score;                // [M][score_stride], slot of the first position
+  int blocks, qk_dim;
+  float scale;
+};
+
+template <State F, int M>
+KLENS_NOINLINE void score_strip(const Strip& s) {
+  constexpr int B = blocks_of<M>;
+  constexpr bool scaled = is_quantized_kv(F);
+  [[maybe_unused]] const NibbleValues nibbles;
+  const int group = kv_group(F, s.qk_dim);
+  for (int block = 0; block < s.blocks; block += B) {
+    const unsigned char* k[B];
+    int slot[B];
+    unroll<B>([&](int j) KLENS_INLINE_LAMBDA {
+      const int at = least(block + j, s.blocks - 1);
+      k[j] = s.k + at * s.block_bytes, slot[j] = at * lanes;
+    });
+    const float* q = s.q;
+    const bf16* k_scale = s.k_scale;
+    // K of a head is one stream: a later strip is fetched in equal parts with this one's steps, across partitions too.
+    const unsigned char* ahead = s.k + (block + blocks_ahead) * s.block_bytes;
+    const auto fetch = [&]() KLENS_INLINE_LAMBDA {
+      constexpr int bytes = B * lanes * (F == State::s4 ? 2 : 1) * bits_of(F) / 8;
+      unroll<(bytes + 63) / 64>([&](int i) KLENS_INLINE_LAMBDA { prefetch_l2(ahead + i * 64); });
+      ahead += bytes;
+    };
+    for (int first = 0; first < s.qk_dim; first += group, k_scale += s.capacity) {
+      v16f sum[M][B];
+      unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+        unroll<B>([&](int j) KLENS_INLINE_LAMBDA { sum[i][j] = zero(); });
+      });
+      const auto step = [&](const v16f (&key)[B], const float* x) KLENS_INLINE_LAMBDA {
+        unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+          const v16f each = splat(x[i * q_stride]);
+          unroll<B>([&](int j) KLENS_INLINE_LAMBDA { fma_tied(sum[i][j], key[j], each); });
+        });
+      };
+      const int columns = least(group, s.qk_dim - first);
+      if constexpr (F == State::s4) {
+        for (int d = 0; d < columns; d += 2, q += 2) {
+          v16f low[B], high[B];
+          unroll<B>([&](int j) KLENS_INLINE_LAMBDA {
+            const Nibbles two = load_nibbles(k[j], nibbles);
+            low[j] = two.low, high[j] = two.high, k[j] += lanes;
+          });
+          fetch();
+          step(low, q), step(high, q + 1);
+        }
+      } else {
+        constexpr int step_bytes = lanes * bits_of(F) / 8;
+        for (int d = 0; d < columns; ++d, ++q) {
+          v16f key[B];
+          unroll<B>([&](int j) KLENS_INLINE_LAMBDA { key[j] = load_cells<F>(k[j]), k[j] += step_bytes; });
+          fetch();
+          step(key, q);
+        }
+      }
+      const bool last = first + group >= s.qk_dim;
+      const v16f factor = splat(last ? s.scale : 1.0f);
+      if constexpr (scaled) {
+        unroll<B>([&](int j) KLENS_INLINE_LAMBDA {
+          const v16f scale = load_bf16(k_scale + slot[j]);
+          unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+            sum[i][j] = fma(sum[i][j], scale, first == 0 ? zero() : load(s.score + i * score_stride + slot[j]));
+          });
+        });
+      }
+      unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+        unroll<B>([&](int j) KLENS_INLINE_LAMBDA { store(s.score + i * score_stride + slot[j], sum[i][j] * factor); });
+      });
+    }
+  }
+}
+
+/// Some positions, visible to all of M rows, and vectors of 16 columns.
+struct Mix {
+  const float* p;              // [M][score_stride], slot 0 of the partition
+  const unsigned char* v;      // row of slot 0
+  std::int64_t row_bytes;
+  float* o;                    // [M][o_stride]
+  int begin, end;              // slots
+  int first, count;            // vectors of columns
+};
+
+template <State F, int M>
+KLENS_NOINLINE void mix(const Mix& x) {
+  constexpr int C = F == State::s4 ? least(blocks_of<M>, 2) : blocks_of<M>;  // s4: a group of 32 columns at a time
+  constexpr int vector_bytes = lanes * bits_of(F) / 8;
+  [[maybe_unused]] const NibbleValues nibbles;
+  const int last = x.first + x.count - 1;
+  const std::int64_t ahead = rows_ahead * x.row_bytes;
+  for (int c = x.first; c <= last; c += C) {
+    const auto column = [&](int j) KLENS_INLINE_LAMBDA { return least(c + j, last); };
+    v16f sum[M][C];
+    unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+      unroll<C>([&](int j) KLENS_INLINE_LAMBDA { sum[i][j] = load(x.o + i * o_stride + column(j) * lanes); });
+    });
+    const unsigned char* v[C];
+    unroll<C>([&](int j) KLENS_INLINE_LAMBDA {
+      // s4: two vectors lie in the same 16 bytes; a pair that hangs over the end lies there too, as zeros.
+      const int at = F == State::s4 ? (C == 1 ? c : least(c + j / 2 * 2, last)) / 2 * lanes : column(j) * vector_bytes;
+      v[j] = x.v + x.begin * x.row_bytes + at;
+    });
+    const float* p = x.p;
+    for (int t = x.begin; t < x.end; ++t) {
+      v16f value[C];
+      if constexpr (F == State::s4 && C == 1) {
+        value[0] = load_nibble(v[0], (c & 1) != 0);
+      } else if constexpr (F == State::s4) {
+        unroll<C / 2>([&](int j) KLENS_INLINE_LAMBDA {
+          const Nibbles two = load_nibbles(v[2 * j], nibbles);
+          value[2 * j] = two.low, value[2 * j + 1] = two.high;
+        });
+      } else {
+        unroll<C>([&](int j) KLENS_INLINE_LAMBDA { value[j] = load_cells<F>(v[j]); });
+      }
+      unroll<(C * vector_bytes + 63) / 64>([&](int i) KLENS_INLINE_LAMBDA { prefetch_l2(v[0] + ahead + i * 64); });
+      unroll<C>([&](int j) KLENS_INLINE_LAMBDA { v[j] += x.row_bytes; });
+      unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+        const v16f each = splat(p[i * score_stride + t]);
+        unroll<C>([&](int j) KLENS_INLINE_LAMBDA { fma_tied(sum[i][j], value[j], each); });
+      });
+    }
+    unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+      unroll<C>([&](int j) KLENS_INLINE_LAMBDA {
+        if (F != State::s4 || c + j <= last) store(x.o + i * o_stride + column(j) * lanes, sum[i][j]);
+      });
+    });
+  }
+}
+
+}  // namespace attention_detail
+}  // namespace klens::inline KLENS_NS

@@ -1,0 +1,37 @@
+// LFM2's gated short convolution (kernel/args.hpp, ShortConvArgs); lane = channel.
+//
+//   v[t] = b[t] x[t], as the state's format holds it (kernel/conv1d.hpp);
+//   y[t] = c[t] fma(w[K-1], v[t], ... fma(w[0], v[t-K+1], bias))                                       K = taps, 2 to 4
+//
+// No activation. b, c and x are columns of one in_proj row, so that nothing is copied. Any chunking of the tokens gives
+// the bits of stepping. Bytes per channel and token: 12 read, 4 written. Error: (K + 3) 2^-24 |c| (|bias| + sum |w b x|),
+// and what a rounded state adds. Oracle: tests/oracle/sequence.hpp, conv1d of the products; test tests/kernel/conv1d.cpp.
+#pragma once
+
+#include <klens/kernel/conv1d.hpp>
+
+namespace klens::inline KLENS_NS {
+namespace short_conv_detail {
+
+template <int Taps, State S>
+KLENS_INLINE void group_of(const ShortConvArgs& a, std::int64_t first) {
+  const int n = a.channels - first < lanes ? int(a.channels - first) : lanes;
+  const auto read = [&](const float* row, int t) KLENS_INLINE_LAMBDA {
+    const float* from = row + t * a.stride + first;
+    return n == lanes ? load(from) : load_n(from, n);
+  };
+  const auto take = [&](int t) KLENS_INLINE_LAMBDA { return read(a.b, t) * read(a.x, t); };
+  const auto put = [&](int t, v16f sum) KLENS_INLINE_LAMBDA {
+    conv1d_detail::store_output(a, t, first, read(a.c, t) * sum);
+  };
+  conv1d_detail::convolve_group<Taps, S>(a, first, take, put);
+}
+
+}  // namespace short_conv_detail
+
+inline void short_conv(const ShortConvArgs& a) {
+  const auto group = [&]<int Taps, State S>(std::int64_t first) { short_conv_detail::group_of<Taps, S>(a, first); };
+  conv1d_detail::for_format(a, group);
+}
+
+}  // namespace klens::inline KLENS_NS
