@@ -100,12 +100,7 @@ class LevelRun {
   Result<nlohmann::json> run(const std::function<void()>& step) {
     nlohmann::json rows = nlohmann::json::array();
     if (sequence(o_, table_.level)) {
-      SequenceRun run(o_.rounds, table_);
-      for (const auto& make : sequence_cases(prefill(o_))) {
-        if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
-        rows.push_back(run.row(make()));
-        step();
-      }
+      KLENS_TRY(rows, run_sequence(o_.rounds, table_, o_.quick ? 64 : 512, step));
     }
     for (const BenchShape& shape : o_.linears ? o_.shapes : std::vector<BenchShape>{}) {
       quantize_rows(shape, rows);
@@ -134,7 +129,7 @@ class LevelRun {
 
   /// Steps of run() on a level.
   static std::int64_t steps(const KernelsOptions& o, Level level) {
-    const std::int64_t sequences = sequence(o, level) ? std::int64_t(sequence_cases(prefill(o)).size()) : 0;
+    const std::int64_t sequences = sequence(o, level) ? sequence_row_count() : 0;
     std::int64_t n = 0;
     if (!o.linears) return sequences;
     for (const BenchShape& shape : o.shapes) n += std::int64_t(token_counts(o, shape).size());
@@ -149,7 +144,6 @@ class LevelRun {
   }
 
   static bool sequence(const KernelsOptions& o, Level level) { return o.sequence && runs_sequence(o.levels, level); }
-  static int prefill(const KernelsOptions& o) { return o.quick ? 64 : 512; }
 
   /// 1 for decode, then the prefill rows; a head runs on one token of a prefill.
   static std::vector<int> token_counts(const KernelsOptions& o, const BenchShape& shape) {

@@ -1,6 +1,6 @@
-// What `klens bench kernels` times of the sequence kernels: their arguments with the sizes of six published models, what
-// bounds them, and their error against float64 of the same equations, written out plainly once more. Over 400 lines: one
-// block per kernel.
+// What `klens bench kernels` times of the sequence kernels: their arguments with the sizes of six published models,
+// what bounds them, and their error against float64 of the same equations, written out plainly once more. Over 400
+// lines: one block per kernel.
 #pragma once
 
 #include "cases.hpp"
@@ -113,7 +113,8 @@ inline SequenceCase conv1d(const SequenceShape& s, int tokens, State format) {
       for (int t = 0; t < tokens; ++t) {
         double sum = a.bias[i];
         for (int k = 0; k < taps; ++k)
-          if (const int at = t - taps + 1 + k; at >= 0) sum += double(a.weight[k * channels + i]) * a.x[at * a.x_stride + i];
+          if (const int at = t - taps + 1 + k; at >= 0)
+            sum += double(a.weight[k * channels + i]) * a.x[at * a.x_stride + i];
         e(a.y[std::int64_t(t) * channels + i], silu(sum));
       }
     return e.value();
@@ -168,9 +169,10 @@ inline SequenceCase scan(const SequenceShape& s, int tokens, State format) {
   const std::int64_t all = std::int64_t(tokens) * channels, state_bytes = scan_state_bytes(format, channels, n);
   c.copies = tokens == 1 ? s.layers : 1;
   ScanArgs a;
-  a.x = m.random(all), a.dt = m.random(all), a.z = m.random(all), a.b = m.random(tokens * n), a.c = m.random(tokens * n);
+  a.x = m.random(all), a.dt = m.random(all), a.z = m.random(all), a.y = m.output(all);
+  a.b = m.random(tokens * n), a.c = m.random(tokens * n);
   a.x_stride = a.dt_stride = a.z_stride = a.y_stride = channels, a.b_stride = a.c_stride = n;
-  a.dt_bias = m.random(channels), a.a2 = m.random(n * channels, -4, -0.1f), a.d = m.random(channels), a.y = m.output(all);
+  a.dt_bias = m.random(channels), a.a2 = m.random(n * channels, -4, -0.1f), a.d = m.random(channels);
   a.channels = channels, a.n_state = n, a.tokens = tokens, a.end = channels / lanes, a.format = format;
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   c.exps = double(all) / lanes * n, c.judged_by_exp = true;
@@ -182,7 +184,8 @@ inline SequenceCase scan(const SequenceShape& s, int tokens, State format) {
   };
   c.spans = [=](int copy) {
     return std::vector<Span>{{bytes_of(a.x), bytes_of(a.y), all * 4}, {bytes_of(a.dt), nullptr, all * 4},
-                             {bytes_of(a.z), nullptr, all * 4}, {bytes_of(a.a2), nullptr, std::int64_t(n) * channels * 4},
+                             {bytes_of(a.z), nullptr, all * 4},
+                             {bytes_of(a.a2), nullptr, std::int64_t(n) * channels * 4},
                              {states + copy * state_bytes, states + copy * state_bytes, state_bytes}};
   };
   c.error = [=] {
@@ -216,7 +219,8 @@ inline SequenceCase ssd(const SequenceShape& s, int tokens, State format) {
   a.x = m.random(all), a.dt = m.random(tokens * heads), a.dt_bias = m.random(heads), a.a2 = m.random(heads, -4, -0.1f);
   a.d = m.random(heads), a.b = m.random(tokens * n), a.c = m.random(tokens * n), a.y = m.output(all);
   a.x_stride = a.y_stride = width, a.dt_stride = heads, a.b_stride = a.c_stride = n;
-  a.heads = heads, a.head_dim = dim, a.n_state = n, a.tokens = tokens, a.end = heads * int(div_up(dim, lanes)), a.format = format;
+  a.heads = heads, a.head_dim = dim, a.n_state = n, a.tokens = tokens, a.format = format;
+  a.end = heads * int(div_up(dim, lanes));
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   c.fmas = double(all) / lanes * n * 2;
   c.run = [=](const KernelTable& t, int copy) {
@@ -236,7 +240,8 @@ inline SequenceCase ssd(const SequenceShape& s, int tokens, State format) {
       for (int p = 0; p < dim; p += 31) {
         std::vector<double> state(std::size_t(n), 0.0);
         for (int t = 0; t < tokens; ++t) {
-          const double dt = softplus(double(a.dt[t * heads + h]) + double(a.dt_bias[h])), decay = std::exp2(dt * double(a.a2[h]));
+          const double dt = softplus(double(a.dt[t * heads + h]) + double(a.dt_bias[h]));
+          const double decay = std::exp2(dt * double(a.a2[h]));
           const std::int64_t at = std::int64_t(t) * width + h * dim + p;
           double y = double(a.d[h]) * double(a.x[at]);
           for (int k = 0; k < n; ++k) {
@@ -253,7 +258,8 @@ inline SequenceCase ssd(const SequenceShape& s, int tokens, State format) {
 
 /// KV of `context` positions before the first token, all of them visible.
 inline SequenceCase attention(const SequenceShape& s, int tokens, int context, State format) {
-  SequenceCase c{.kernel = fmt::format("{} at {}", named("attention", format), context + tokens), .shape = s.name, .tokens = tokens};
+  const std::string name = fmt::format("{} at {}", named("attention", format), context + tokens);
+  SequenceCase c{.kernel = name, .shape = s.name, .tokens = tokens};
   bench::Memory& m = *c.memory;
   const int positions = context + tokens, capacity = int(round_up(positions, lanes)), chunk = 256;
   auto* const cache = m.zeros<unsigned char>(kv_bytes_per_layer(format, s.kv_heads, s.qk_dim, s.v_dim, capacity));
@@ -262,7 +268,8 @@ inline SequenceCase attention(const SequenceShape& s, int tokens, int context, S
   float* const rows = m.random(positions * stride);
   AttentionArgs a;
   a.q = m.random(std::int64_t(tokens) * s.heads * s.qk_dim), a.q_stride = std::int64_t(s.heads) * s.qk_dim;
-  a.cache = kv, a.heads = s.heads, a.scale = float(1 / std::sqrt(double(s.qk_dim))), a.tokens = tokens, a.position = context;
+  a.cache = kv, a.heads = s.heads, a.scale = float(1 / std::sqrt(double(s.qk_dim)));
+  a.tokens = tokens, a.position = context;
   a.out = m.output(std::int64_t(tokens) * s.heads * s.v_dim), a.out_stride = std::int64_t(s.heads) * s.v_dim;
   a.scratch = m.zeros(attention_scratch()), a.end = attention_items(s.heads, s.kv_heads, tokens);
   const double pairs = double(tokens) * context + double(tokens) * (tokens + 1) / 2;
@@ -300,8 +307,9 @@ inline SequenceCase attention(const SequenceShape& s, int tokens, int context, S
         for (double& x : p) x = std::exp(x - top), total += x;
         for (int j = 0; j < visible; ++j)
           for (int d = 0; d < s.v_dim; ++d)
-            out[std::size_t(d)] += p[std::size_t(j)] / total * double(rows[j * stride + k_cols + kv_head * s.v_dim + d]);
-        for (int d = 0; d < s.v_dim; ++d) e(a.out[t * a.out_stride + std::int64_t(h) * s.v_dim + d], out[std::size_t(d)]);
+            out[std::size_t(d)] += p[std::size_t(j)] / total * rows[j * stride + k_cols + kv_head * s.v_dim + d];
+        const float* got = a.out + t * a.out_stride + std::int64_t(h) * s.v_dim;
+        for (int d = 0; d < s.v_dim; ++d) e(got[d], out[std::size_t(d)]);
       }
     return e.value();
   };
@@ -327,7 +335,9 @@ inline SequenceCase rms_norm(const SequenceShape& s, int tokens) {
   SequenceCase c{.kernel = "rms_norm", .shape = s.name, .tokens = tokens};
   const RowsOf r = rows_of(*c.memory, tokens, s.hidden);
   const float* w = c.memory->random(s.hidden);
-  c.run = [=](const KernelTable& t, int) { t.rms_norm({r.x, r.width, w, r.y, r.width, int(r.width), 1e-5f, 0, tokens}); };
+  c.run = [=](const KernelTable& t, int) {
+    t.rms_norm({r.x, r.width, w, r.y, r.width, int(r.width), 1e-5f, 0, tokens});
+  };
   c.spans = [=](int) { return std::vector<Span>{{bytes_of(r.x), bytes_of(r.y), tokens * r.width * 4}}; };
   c.error = [=] {
     Error64 e;
@@ -344,11 +354,12 @@ inline SequenceCase gated_norm(const SequenceShape& s, int tokens) {
   const float* w = c.memory->random(r.width);
   c.silus = double(tokens) * double(r.width) / lanes;
   c.run = [=](const KernelTable& t, int) {
-    t.gated_norm({.x = r.x, .x_stride = r.width, .z = r.z, .z_stride = r.width, .weight = w, .y = r.y, .y_stride = r.width,
-                  .width = int(r.width), .eps = 1e-5f, .begin = 0, .end = tokens});
+    t.gated_norm({.x = r.x, .x_stride = r.width, .z = r.z, .z_stride = r.width, .weight = w, .y = r.y,
+                  .y_stride = r.width, .width = int(r.width), .eps = 1e-5f, .begin = 0, .end = tokens});
   };
   c.spans = [=](int) {
-    return std::vector<Span>{{bytes_of(r.x), bytes_of(r.y), tokens * r.width * 4}, {bytes_of(r.z), nullptr, tokens * r.width * 4}};
+    const std::int64_t bytes = tokens * r.width * 4;
+    return std::vector<Span>{{bytes_of(r.x), bytes_of(r.y), bytes}, {bytes_of(r.z), nullptr, bytes}};
   };
   c.error = [=] {
     Error64 e;
@@ -366,11 +377,12 @@ inline SequenceCase mean_norm(const SequenceShape& s, int tokens) {
   const RowsOf r = rows_of(*c.memory, tokens, 2 * s.hidden);
   const float *wa = c.memory->random(r.width), *wb = c.memory->random(r.width);
   c.run = [=](const KernelTable& t, int) {
-    t.mean_norm({.a = r.x, .b = r.z, .stride = r.width, .wa = wa, .wb = wb, .y = r.y, .width = int(r.width), .eps = 1e-5f,
-                 .begin = 0, .end = tokens});
+    t.mean_norm({.a = r.x, .b = r.z, .stride = r.width, .wa = wa, .wb = wb, .y = r.y, .width = int(r.width),
+                 .eps = 1e-5f, .begin = 0, .end = tokens});
   };
   c.spans = [=](int) {
-    return std::vector<Span>{{bytes_of(r.x), bytes_of(r.y), tokens * r.width * 4}, {bytes_of(r.z), nullptr, tokens * r.width * 4}};
+    const std::int64_t bytes = tokens * r.width * 4;
+    return std::vector<Span>{{bytes_of(r.x), bytes_of(r.y), bytes}, {bytes_of(r.z), nullptr, bytes}};
   };
   c.error = [=] {
     Error64 e;
@@ -388,7 +400,8 @@ inline SequenceCase head_norm(const SequenceShape& s, int tokens) {
   const RowsOf r = rows_of(*c.memory, tokens, std::int64_t(heads) * s.qk_dim);
   const std::vector<float> before(r.x, r.x + s.qk_dim);
   c.run = [=](const KernelTable& t, int) {
-    t.head_norm({.x = r.x, .x_stride = r.width, .heads = heads, .head_dim = s.qk_dim, .eps = 1e-5f, .begin = 0, .end = tokens});
+    t.head_norm({.x = r.x, .x_stride = r.width, .heads = heads, .head_dim = s.qk_dim, .eps = 1e-5f, .begin = 0,
+                 .end = tokens});
   };
   c.spans = [=](int) { return std::vector<Span>{{bytes_of(r.x), bytes_of(r.x), tokens * r.width * 4}}; };
   c.error = [=] {
@@ -413,14 +426,16 @@ inline SequenceCase rope(const SequenceShape& s, int tokens) {
   const std::vector<float> before(r.x, r.x + d);
   c.fmas = double(tokens) * double(r.width) / lanes * 2;
   c.run = [=](const KernelTable& t, int) {
-    t.rope({.x = r.x, .x_stride = r.width, .heads = heads, .head_dim = d, .table = table, .position = 0, .begin = 0, .end = tokens});
+    t.rope({.x = r.x, .x_stride = r.width, .heads = heads, .head_dim = d, .table = table, .position = 0, .begin = 0,
+            .end = tokens});
   };
   c.spans = [=](int) { return std::vector<Span>{{bytes_of(r.x), bytes_of(r.x), tokens * r.width * 4}}; };
   c.error = [=] {
     Error64 e;
     for (int i = 0; i < d / 2; ++i) {
-      const double angle = 100 * std::pow(1e4, -2.0 * i / d), x = before[std::size_t(i)], y = before[std::size_t(i + d / 2)];
-      e(r.x[i], x * std::cos(angle) - y * std::sin(angle)), e(r.x[i + d / 2], y * std::cos(angle) + x * std::sin(angle));
+      const double angle = 100 * std::pow(1e4, -2.0 * i / d), cosine = std::cos(angle), sine = std::sin(angle);
+      const double x = before[std::size_t(i)], y = before[std::size_t(i + d / 2)];
+      e(r.x[i], x * cosine - y * sine), e(r.x[i + d / 2], y * cosine + x * sine);
     }
     return e.value();
   };
@@ -436,8 +451,8 @@ inline SequenceCase quantize_row(const SequenceShape& s, int tokens) {
   auto* const sums = c.memory->output<std::int32_t>(tokens * r.width / row_unit);
   float* const scale = c.memory->output(tokens);
   c.run = [=](const KernelTable& t, int) {
-    t.quantize_row({.x = r.x, .x_stride = r.width, .cols = int(r.width), .q8 = q8, .q16 = q16, .sums = sums, .scale = scale,
-                    .stride = r.width, .begin = 0, .end = tokens});
+    t.quantize_row({.x = r.x, .x_stride = r.width, .cols = int(r.width), .q8 = q8, .q16 = q16, .sums = sums,
+                    .scale = scale, .stride = r.width, .begin = 0, .end = tokens});
   };
   c.spans = [=](int) {
     const std::int64_t n = tokens * r.width;
@@ -487,14 +502,18 @@ inline SequenceCase hadamard(const SequenceShape& s, int tokens) {
       std::vector<double> out(y.size(), 0.0);
       for (std::int64_t i = 0; i < r.width; ++i) {
         const std::int64_t row = i / apart % order;
-        for (int j = 0; j < order; ++j) out[std::size_t(i)] += entry(int(row), j) * y[std::size_t(i + (j - row) * apart)];
+        for (int j = 0; j < order; ++j)
+          out[std::size_t(i)] += entry(int(row), j) * y[std::size_t(i + (j - row) * apart)];
       }
       y = out;
     };
     for (int k = 0; k < plan.log2; ++k) stage(std::int64_t(1) << k, 2, [](int i, int j) { return i & j ? -1 : 1; });
-    if (plan.base[1] > 1) stage(std::int64_t(1) << plan.log2, plan.base[1], [&](int i, int j) { return paley(plan.base[1], i, j); });
-    if (plan.base[0] > 1)
-      stage(std::int64_t(plan.base[1]) << plan.log2, plan.base[0], [&](int i, int j) { return paley(plan.base[0], i, j); });
+    for (const int which : {1, 0}) {
+      const int b = plan.base[which];
+      if (b == 1) continue;
+      const std::int64_t apart = std::int64_t(which == 1 ? 1 : plan.base[1]) << plan.log2;
+      stage(apart, b, [b](int i, int j) { return paley(b, i, j); });
+    }
     Error64 e;
     for (int i = 0; i < r.width; ++i) e(r.y[i], y[std::size_t(i)] / std::sqrt(double(plan.order())));
     return e.value();

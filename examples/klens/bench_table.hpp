@@ -156,7 +156,8 @@ inline std::vector<std::string> shortfalls(const json& run, const json& reasons)
     for (const std::string& key : {kernel, level, kind})
       if (reasons.contains(key) && reasons[key].is_string()) reason = reasons[key].get<std::string>();
     const bool sequence = text_of(row, "kind") == "sequence";
-    const std::string shape = sequence ? text_of(row, "shape") : fmt::format("{}x{}", int(number_of(row, "rows")), int(number_of(row, "cols")));
+    const std::string shape = sequence ? text_of(row, "shape")
+                                       : fmt::format("{}x{}", int(number_of(row, "rows")), int(number_of(row, "cols")));
     lines.push_back(fmt::format("`{}` {}, {} tokens, {} threads: {}. {}", kind, shape, int(number_of(row, "tokens")),
                                 int(number_of(row, "threads")), missed, reason));
   }
@@ -226,7 +227,8 @@ inline std::string bench_text(const json& run) {
                                  read_table(run).text(), peaks_table(run).text(), t.rows.empty() ? "" : t.text());
   if (const Table s = sequence_table(run); !s.rows.empty())
     text += (t.rows.empty() ? "" : "\n") + s.text() +
-            "memory: its bytes walked the same way; compute: exponentials, SiLUs, multiply-adds at the rates of registers\n";
+            "memory: its bytes walked the same way; compute: exponentials, SiLUs, multiply-adds at their rates on "
+            "registers\n";
   text +=
       "share = limit / time, limit = the longer of memory and port; error: rms against float64, of the kernel alone "
       "and with rounded activations\n";
@@ -350,8 +352,8 @@ Sizes of published models; one token finds its states in the memory of as many l
 
 * **memory us**: the bytes that the call must read and write, walked by lines in the same places in the same rounds:
   lines read and written (rows, states), or the best plain reader (the KV of one query).
-* **compute us**: scan: one exponential per state and channel, at the rate of the same polynomial on registers. conv1d and
-  gated_norm: SiLUs (polynomial and division on registers) plus multiply-adds, which share its ports. Others: their
+* **compute us**: scan: one exponential per state and channel, at the rate of the same polynomial on registers. conv1d
+  and gated_norm: SiLUs (polynomial and division on registers) plus multiply-adds, which share its ports. Others: their
   multiply-adds at the FMA peak; attention's exponentials count nothing.
 * **limit** is the longer of the two (scan of more than one token: its exponentials), **share** = limit / us.
 * **error**: rms(y - float64) / rms(float64) of the same inputs; rounded states and caches with their rounding.

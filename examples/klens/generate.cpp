@@ -1,20 +1,99 @@
-// klens generate: text after a prompt, streamed as it comes.
+// klens generate: text after a prompt, streamed as it comes; a session can be saved and continued.
 #include "common.hpp"
 #include "policy.hpp"
 #include "tokenizer_of.hpp"
 
+#include <klens/io/session_file.hpp>
 #include <klens/model/sample.hpp>
 #include <klens/model/session.hpp>
+
+#include <optional>
 
 namespace klens::cli {
 namespace {
 
 struct Options {
   Common common;
-  std::string model, prompt;
+  std::string model, prompt, prompt_file, session;
+  std::vector<std::string> stops;
+  bool has_prompt = false;
   Policy policy = Policy::exact;
   int tokens = 128;
   SamplingOptions sampling;
+};
+
+/// eos_token_id: of generation_config.json, else of the model's config; else the eos_token of tokenizer_config.json.
+Result<std::vector<std::int32_t>> ends_of(const std::string& folder, const Model& model, const Tokenizer& tokenizer) {
+  const std::int64_t vocab = model.shape().vocab;
+  const auto ids_in = [&](const Json& config, const std::string& where) -> Result<std::vector<std::int32_t>> {
+    if (json_absent(config, "eos_token_id")) return std::vector<std::int32_t>();
+    const bool list = config["eos_token_id"].is_array();
+    KLENS_TRY(const std::vector<std::int64_t> wide,
+              json_ints(list ? config : Json{{"eos_token_id", Json::array({config["eos_token_id"]})}}, "eos_token_id",
+                        where, 0, vocab - 1, 1024));
+    return std::vector<std::int32_t>(wide.begin(), wide.end());
+  };
+  const auto exists = [&folder](const char* name) { return access((folder + "/" + name).c_str(), F_OK) == 0; };
+  if (exists("generation_config.json")) {
+    KLENS_TRY(const Json json, read_json(folder + "/generation_config.json"));
+    KLENS_TRY(std::vector<std::int32_t> ids, ids_in(json, folder + "/generation_config.json"));
+    if (!ids.empty()) return ids;
+  }
+  KLENS_TRY(std::vector<std::int32_t> ids, ids_in(model.config().json, model.config().path));
+  if (!ids.empty() || !exists("tokenizer_config.json")) return ids;
+  const std::string where = folder + "/tokenizer_config.json";
+  KLENS_TRY(const Json json, read_json(where));
+  if (json_absent(json, "eos_token")) return ids;
+  const bool object = json["eos_token"].is_object();
+  KLENS_TRY(const std::string token,
+            json_string(object ? json["eos_token"] : json, object ? "content" : "eos_token", where));
+  if (const std::int32_t id = tokenizer.id_of(token); id >= 0) ids.push_back(id);
+  return ids;
+}
+
+/// What --prompt, --prompt-file or standard input give. A session that goes on needs none of them.
+Result<std::string> prompt_of(const Options& o, bool continues) {
+  if (o.has_prompt) return o.prompt;
+  if (!o.prompt_file.empty()) return input_text(o.prompt_file);
+  if (continues) return std::string();
+  if (isatty(STDIN_FILENO))
+    return Error{ErrorCode::usage, "generate", "--prompt TEXT, --prompt-file FILE, or text on standard input",
+                 "a terminal"};
+  return input_text("-");
+}
+
+/// Text of new tokens, in whole characters, up to a stop string; goes to stdout as soon as it is certain.
+class Output {
+ public:
+  Output(const Tokenizer& tokenizer, const Options& o) : stream_(tokenizer), stop_(o.stops), silent_(o.common.json) {}
+
+  /// A token of the prompt, or of an earlier run: not shown, but the next one's text may depend on it.
+  void see(std::int32_t id) { stream_.push(id); }
+  void echo(const std::string& text) const { put(text); }
+  void push(std::int32_t id) { show(stop_.push(stream_.push(id))); }
+  /// The end of the text; bytes of an unfinished character are left to the run that continues it.
+  void finish(bool continued_later) {
+    if (!continued_later) show(stop_.push(stream_.finish()));
+    show(stop_.finish());
+  }
+  bool stopped() const { return stop_.stopped(); }
+  const std::string& text() const { return text_; }
+
+ private:
+  void put(const std::string& text) const {
+    if (silent_ || text.empty()) return;
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  }
+  void show(const std::string& text) {
+    text_ += text;
+    put(text);
+  }
+
+  StreamDecoder stream_;
+  StopText stop_;
+  std::string text_;
+  bool silent_;
 };
 
 Result<void> run(const Options& o) {
@@ -22,69 +101,165 @@ Result<void> run(const Options& o) {
   KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(const Tokenizer tokenizer, tokenizer_of(o.model));
   KLENS_TRY(const Model model, load_model(o.model));
-  KLENS_TRY(const std::vector<std::int32_t> ids, tokenizer.try_encode(o.prompt, true));
-  if (ids.empty()) return Error{ErrorCode::usage, "--prompt", "text", "nothing"};
   if (tokenizer.vocab_size() > model.shape().vocab)
-    return Error{ErrorCode::shape, o.model + ": tokenizer", fmt::format("at most {} tokens, the model's vocabulary", model.shape().vocab), std::to_string(tokenizer.vocab_size())};
+    return Error{ErrorCode::shape, o.model + ": tokenizer",
+                 fmt::format("at most {} tokens, the model's vocabulary", model.shape().vocab),
+                 std::to_string(tokenizer.vocab_size())};
+  KLENS_TRY(const std::vector<std::int32_t> ends, ends_of(o.model, model, tokenizer));
+  const auto is_end = [&ends](std::int32_t id) { return std::find(ends.begin(), ends.end(), id) != ends.end(); };
+
+  std::optional<SessionState> before;
+  if (!o.session.empty()) {
+    if (access(o.session.c_str(), F_OK) == 0) {
+      KLENS_TRY(before, read_session_file(o.session));
+    }
+    KLENS_OK(AtomicFile::create(o.session));  // a place that cannot be written is told before the work, not after it
+  }
+  const bool continues = before && !before->ids.empty();
+  KLENS_TRY(const std::string prompt, prompt_of(o, continues));
+  KLENS_TRY(const std::vector<std::int32_t> ids, tokenizer.try_encode(prompt, !continues));
+  if (ids.empty() && !continues) return Error{ErrorCode::usage, "the prompt", "text", "nothing"};
 
   ThreadTeam team(o.common.thread_count());
-  KLENS_TRY(Session session, Session::create(model, program, team.team(), {.context = int(ids.size()) + o.tokens}));
+  const std::size_t old = before ? before->ids.size() : 0, context = old + ids.size() + std::size_t(o.tokens);
+  const int limit = std::numeric_limits<int>::max();
+  KLENS_TRY(Session session, Session::create(model, program, team.team(),
+                                             {.context = context < std::size_t(limit) ? int(context) : limit}));
+  if (before) {
+    if (auto restored = session.restore(*before); !restored) {
+      Error e = restored.error();
+      e.where = o.session + ": " + e.where;
+      return e;
+    }
+    before.reset();
+  }
+
+  Output output(tokenizer, o);
+  for (const std::int32_t id : session.ids()) output.see(id);
+  for (const std::int32_t id : ids) output.see(id);
+  output.echo(prompt);
   const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&start] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
-  KLENS_OK(session.prefill(ids));
+  const auto seconds = [&start] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  constexpr std::size_t piece = 256;  // between two looks at Ctrl-C
+  for (std::size_t at = 0; at < ids.size(); at += piece) {
+    if (interrupted) return Error{ErrorCode::interrupted, "generate", "", "interrupted in the prompt"};
+    KLENS_OK(session.prefill(std::span(ids).subspan(at, std::min(piece, ids.size() - at))));
+  }
   const double prefill = seconds();
 
+  // Every token that is made goes into the sequence, the one that ends it too: continued in two runs or made in one,
+  // the sequence is the same. The last one is computed only where somebody will continue.
   Sampler sampler(o.sampling);
-  StreamDecoder stream(tokenizer);
-  std::string text;
-  const auto emit = [&](const std::string& piece) {
-    text += piece;
-    if (o.common.json) return;
-    std::fwrite(piece.data(), 1, piece.size(), stdout);
-    std::fflush(stdout);
-  };
-  if (!o.common.json) std::fwrite(o.prompt.data(), 1, o.prompt.size(), stdout);
   std::vector<std::int32_t> made;
-  while (int(made.size()) < o.tokens && !interrupted) {
-    const std::int32_t next = sampler.next(session.logits());
+  std::string why = "tokens";
+  if (ids.empty() && is_end(session.ids().back())) why = "eos";
+  while (why == "tokens" && int(made.size()) < o.tokens) {
+    if (interrupted) {
+      why = "interrupted";
+      break;
+    }
+    const std::int32_t next = sampler.next(session.logits(), session.ids());
     made.push_back(next);
-    emit(stream.push(next));
-    if (int(made.size()) == o.tokens) break;
-    KLENS_TRY(const std::span<const float> logits, session.step(next));
-    (void)logits;
+    if (is_end(next))
+      why = "eos";
+    else
+      output.push(next);
+    if (output.stopped()) why = "stop";
+    if (!o.session.empty() || (why == "tokens" && int(made.size()) < o.tokens)) {
+      KLENS_TRY(const std::span<const float> logits, session.step(next));
+      (void)logits;
+    }
   }
-  emit(stream.finish());
   const double decode = seconds() - prefill;
+  output.finish(!o.session.empty() && (why == "tokens" || why == "interrupted"));
+  if (!o.session.empty()) {
+    KLENS_TRY(const SessionState state, session.snapshot());
+    KLENS_OK(write_session_file(o.session, state));
+  }
+
+  const double speed = double(made.size()) / std::max(decode, 1e-9);
   if (o.common.json) {
-    nlohmann::json said = {{"prompt", o.prompt}, {"text", text}, {"ids", made}};
-    said.update({{"prefill_seconds", prefill}, {"decode_seconds", decode}});
+    Json said = {{"prompt", prompt}, {"text", output.text()}, {"ids", made}, {"ended", why}};
+    said.update({{"prompt_tokens", ids.size()}, {"length", session.length()}, {"prefill_seconds", prefill}});
+    said.update({{"decode_seconds", decode}, {"tokens_per_second", speed}, {"level", name_of(table->level)}});
+    said["threads"] = o.common.thread_count();
     name_policy(said, model, program);
-    fmt::print("{}\n", said.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    fmt::print("{}\n", to_text(said, -1));
   } else {
     fmt::print("\n");
     const std::string policy = o.policy == Policy::fast ? ", " + policy_text(model, program) : "";
-    fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, level {}{}\n", ids.size(),
-               prefill * 1e3, made.size(), double(made.size()) / std::max(decode, 1e-9), name_of(table->level), policy);
+    fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, ended by {}, level {}{}\n",
+               ids.size(), prefill * 1e3, made.size(), speed, why, name_of(table->level), policy);
   }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout))
+    return Error{ErrorCode::io, "standard output: cannot write", "", "an error"};
+  if (why == "interrupted")
+    return Error{ErrorCode::interrupted, "generate", "",
+                 fmt::format("interrupted after {} tokens{}", made.size(),
+                             o.session.empty() ? "" : "; " + o.session + " is saved")};
   return {};
+}
+
+/// A finite number from `low` to `high` (CLI::Range lets nan pass).
+CLI::Validator number(double low, double high) {
+  const std::string range = fmt::format("{:g} to {:g}", low, high);
+  return CLI::Validator(
+      [=](std::string& text) {
+        double value = 0;
+        return CLI::detail::lexical_cast(text, value) && value >= low && value <= high
+                   ? std::string()
+                   : fmt::format("'{}' is no number from {}", text, range);
+      },
+      range);
 }
 
 }  // namespace
 
 void add_generate(CLI::App& app, int& status) {
   auto o = std::make_shared<Options>();
-  CLI::App* c = app.add_subcommand("generate", "Continue a prompt; text streams as it is made\n"
-                                               "Example: klens generate examples/models/hymba-tiny --prompt 'It was a dark' --temperature 0.8 --seed 1");
+  CLI::App* c = app.add_subcommand(
+      "generate",
+      "Continue a prompt; text streams as it is made, up to --tokens, the model's end token or a --stop text.\n"
+      "The order of sampling: repetition penalty, temperature, top-k, top-p, min-p. A token depends on the seed\n"
+      "and the sequence before it: with --session, two runs make what one long run makes.\n"
+      "Example: klens generate examples/models/hymba-tiny --prompt 'It was a dark' --temperature 0.8 --seed 1");
   add_common(*c, o->common);
   add_policy(*c, o->policy);
   c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
-  c->add_option("--prompt", o->prompt, "Text to continue")->required();
-  c->add_option("--tokens", o->tokens, "Tokens to make")->check(CLI::Range(1, 1 << 20))->capture_default_str();
-  c->add_option("--temperature", o->sampling.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0))->capture_default_str();
-  c->add_option("--top-k", o->sampling.top_k, "Sample among the k likeliest (0: all)")->check(CLI::Range(0, 1 << 30))->capture_default_str();
-  c->add_option("--top-p", o->sampling.top_p, "Sample among the likeliest tokens of this total probability")->check(CLI::Range(0.0, 1.0))->capture_default_str();
+  CLI::Option* prompt = c->add_option("--prompt", o->prompt, "Text to continue (default: standard input)");
+  c->add_option("--prompt-file", o->prompt_file, "File with the text to continue (-: standard input)")
+      ->excludes(prompt);
+  c->add_option("--tokens", o->tokens, "Most tokens to make")->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  c->add_option("--stop", o->stops, "End before this text; may be given several times")
+      ->allow_extra_args(false)
+      ->check([](const std::string& text) {
+        return text.empty() ? std::string("an empty text stops nothing") : std::string();
+      });
+  c->add_option("--session", o->session, "Continue the sequence of this file, if it exists, and save it there");
+  c->add_option("--temperature", o->sampling.temperature, "0: greedy")->check(number(0, 100))->capture_default_str();
+  c->add_option("--top-k", o->sampling.top_k, "Sample among the k likeliest (0: all)")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  c->add_option("--top-p", o->sampling.top_p, "Sample among the likeliest tokens of this total probability")
+      ->check(number(0, 1))
+      ->capture_default_str();
+  c->add_option("--min-p", o->sampling.min_p, "Leave out tokens below this share of the likeliest one's probability")
+      ->check(number(0, 1))
+      ->capture_default_str();
+  c->add_option("--repetition-penalty", o->sampling.repetition_penalty,
+                "Above 1: make tokens of the window less likely")
+      ->check(number(0.01, 100))
+      ->capture_default_str();
+  c->add_option("--repetition-window", o->sampling.repetition_window, "Last tokens that count as repeated (0: all)")
+      ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
   c->add_option("--seed", o->sampling.seed, "Seed of the sampler")->capture_default_str();
-  c->callback([o, &status] { status = finish(run(*o)); });
+  c->callback([o, prompt, &status] {
+    o->has_prompt = prompt->count() > 0;
+    status = finish(run(*o));
+  });
 }
 
 }  // namespace klens::cli

@@ -1,5 +1,5 @@
-// kernel/attention.hpp and kernel/kv.hpp against float64, of the numbers in the cache and of those that went in: grouped
-// heads, windows, meta tokens, odd sizes, every KV format. A query's bits do not depend on its tile, on the chunking of
+// kernel/attention.hpp and kernel/kv.hpp against float64, of the numbers in the cache and of those that went in:
+// grouped heads, windows, meta tokens, odd sizes, every KV format. A query's bits do not depend on its tile, on the chunking of
 // the prefill, on other work items, on partitions, on stale cache contents, or on the level.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
@@ -267,7 +267,8 @@ TEST_CASE("attention: rounded K and V: every number within half a step, outputs 
       CAPTURE(s.qk_dim);
       CAPTURE(s.v_dim);
       AttentionCase c(s, format);
-      for (std::int64_t i = 0; i < c.q.size(); ++i) c.q[i] *= 0.1f;  // so that the bound of s4 is no larger than the values
+      // So that the bound of s4 is no larger than the values.
+      for (std::int64_t i = 0; i < c.q.size(); ++i) c.q[i] *= 0.1f;
       c.run(fixture::active(), 0, s.tokens);
       CHECK(c.compare_cache().wrong == 0);
       const int from = std::max(0, s.tokens - 50);
@@ -365,6 +366,7 @@ TEST_CASE("attention: a number that is none, in the future, does not reach the p
     clean.run(fixture::active(), 0, 60);
     poisoned.run(fixture::active(), 0, 60);
     for (int t = 0; t < 50; ++t)
-      for (int i = 0; i < 48; ++i) CHECK(clean.out[t * clean.out_stride + i] == poisoned.out[t * poisoned.out_stride + i]);
+      for (int i = 0; i < 48; ++i)
+        CHECK(clean.out[t * clean.out_stride + i] == poisoned.out[t * poisoned.out_stride + i]);
   }
 }

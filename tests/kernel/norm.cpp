@@ -1,5 +1,5 @@
-// kernel/norm.hpp and kernel/swiglu.hpp against float64; split invariance; the bits of ref. Over 400 lines: one test per
-// norm, and each against quantize_row.
+// kernel/norm.hpp and kernel/swiglu.hpp against float64; split invariance; the bits of ref. Over 400 lines: one
+// test per norm, and each against quantize_row.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 
@@ -373,7 +373,8 @@ TEST_CASE("gated_norm_quantize, mean_norm_quantize: the norm and then quantize_r
         else table.mean_norm(norm), after(table, o);
       };
       const auto compare = [&](const auto& run) {
-        Out apart(tokens * g.stride, tokens * stride), fused(apart.y.size(), tokens * stride), ref(apart.y.size(), tokens * stride);
+        const std::int64_t floats = tokens * g.stride, count = tokens * stride;
+        Out apart(floats, count), fused(floats, count), ref(floats, count);
         run(fixture::active(), apart, false), run(fixture::active(), fused, true), run(fixture::reference(), ref, true);
         CHECK(apart == fused);
         CHECK(apart == ref);

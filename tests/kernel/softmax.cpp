@@ -21,7 +21,8 @@ struct Rows {
   }
   void run(const klens::KernelTable& table, float temperature, int begin = 0, int end = 3) {
     const klens::FlushDenormals flush;
-    table.softmax({z.data(), stride, vocab, temperature, targets.data(), stats.data(), log_p.data(), p.data(), stride, begin, end});
+    table.softmax({z.data(), stride, vocab, temperature, targets.data(), stats.data(), log_p.data(), p.data(), stride,
+        begin, end});
   }
 };
 

@@ -1,5 +1,5 @@
-// Causal attention with an optional sliding window and always visible meta tokens (kernel/args.hpp, AttentionArgs), over
-// a cache of f32, f16, s8 or s4.
+// Causal attention with an optional sliding window and always visible meta tokens, over a cache of f32, f16, s8 or s4
+// (kernel/sequence_args.hpp, AttentionArgs and KvView).
 //
 //   s[j] = scale * (q[0] k[j][0] + q[1] k[j][1] + ...)                 kernel/attention_tiles.hpp
 //   for each partition P of 256 positions, in order:                   one pass of softmax
@@ -16,9 +16,10 @@
 // and with 4 heads or more to a kv head one token fills the registers, decode runs as prefill does.
 // Quantized: K's scales multiply the sum of their group, V's the weights p, so codes enter the FMAs as they are.
 // Cost: 2 (qk_dim + v_dim) FLOP per visible pair, and one exp; bytes: the visible K and V once per 8 query heads.
-// Error: 1e-5 of max |v| against float64 of the cache's numbers: per partition that of one pass (an FMA chain of qk_dim,
-// exp 1.1 ulp, a chain of 256), each merge adds 3 roundings. Quantization, |k - k'| <= ek and |v - v'| <= ev columnwise:
-// (exp(2 scale |q|.ek) - 1) max |v| + ev. Oracle: tests/oracle/sequence.hpp; tests: tests/kernel/attention.cpp.
+// Error: 1e-5 of max |v| against float64 of the cache's numbers: per partition that of one pass (an FMA chain of
+// qk_dim, exp 1.1 ulp, a chain of 256), each merge adds 3 roundings. Against the numbers that went in, where columns of
+// k and v are off by ek and ev at most: (exp(2 scale |q|.ek) - 1) max |v| + ev more.
+// Oracle: tests/oracle/sequence.hpp; tests: tests/kernel/attention.cpp.
 #pragma once
 
 #include <klens/kernel/attention_tiles.hpp>
@@ -109,7 +110,7 @@ KLENS_INLINE int piece_of(int heads, int rows) {
   return least(piece, rows);
 }
 
-/// Scores of all rows for blocks [begin, end) of the partition at `base`. A strip of K stays in L1 for all tiles of rows.
+/// Scores of all rows for blocks [begin, end) of the partition at `base`. A strip of K stays in L1 for all tiles.
 template <State F>
 KLENS_INLINE void score_blocks(const Item& x, float scale, int base, int begin, int end) {
   constexpr int strip_blocks = 8;

@@ -1,5 +1,5 @@
-// Hadamard transform of rows of any useful length (kernel/args.hpp, HadamardArgs): outliers are spread over a row before
-// it is quantized; the inverse is folded into the next matrix.
+// Hadamard transform of rows of any useful length (kernel/args.hpp, HadamardArgs): outliers are spread over a row
+// before it is quantized; the inverse is folded into the next matrix.
 //
 //   y = H x, H = H_b1 (x) H_b2 (x) H_2^k, n = b1 b2 2^k: column (i1 b2 + i2) 2^k + s, last factor first
 //   H_2^k   entry (i, j) is -1 to the number of common bits of i and j
@@ -15,7 +15,7 @@
 // outputs' maximum for quantize_row. Signs are made anew by each call (q squarings); no tables.
 // Cost per 16 columns: 2^k: 2 per swap stage, 1 add, half a load and store per further stage; a base: b fma (Paley II:
 // b / 2) and a quarter of the loads; with 2^k < 16 columns behind it as many, 16 / 2^k times over. Bytes: the row twice
-// in L1 per pass. Error: log2(n) 2^-24 |x| (2-norm), typically a third of it.
+// in L1 per pass. Error of an entry: (log2(n) + 2) 2^-24 of the row's 2-norm |H x|.
 // Oracle: the matrix itself in float64 from its definition, in tests/kernel/hadamard.cpp, with H H^T = n I exactly.
 #pragma once
 

@@ -4,8 +4,8 @@
 //
 // f32: pure copies. f16: nearest even, clamped to +-65504. s8, s4, for each group of columns of a position and head:
 //   scale = bf16(absmax / qmax), nearest even;   q = clamp(round_half_even(x / scale), -qmax, qmax), qmax = 127 or 7
-// so |x - q scale| <= scale / 2: bf16 makes absmax / scale at most (1 + 2^-9) qmax = 127.25 or 7.01, which rounds to qmax.
-// scale = 0 where it would be below 2^-126: q = 0. NaN becomes code 0.
+// so |x - q scale| <= scale / 2: bf16 makes absmax / scale at most (1 + 2^-9) qmax = 127.25 or 7.01, which rounds to
+// qmax. scale = 0 where it would be below 2^-126: q = 0. NaN becomes code 0.
 // K is transposed in blocks of 16 positions, so that the score kernel's lane is the position; V rows are padded with
 // zeros to 16 columns (s4: 32). Work item: one kv head. Test: tests/kernel/attention.cpp.
 #pragma once
@@ -18,10 +18,10 @@ namespace kv_detail {
 
 KLENS_INLINE int count(std::int64_t left) { return left < lanes ? int(left) : lanes; }
 
-/// Codes of up to 32 columns, or of a whole head, as bytes: out[0 .. round_up(n, 16)), zeros behind n. Returns the scale.
+/// Codes of up to 32 columns, or of a whole head, as bytes: out[0 .. round_up(n, 16)), zeros behind n. The scale.
 KLENS_INLINE bf16 quantize_group(const float* x, int n, float qmax, std::int8_t* out) {
-  v16f top = zero();
-  for (int c = 0; c < n; c += lanes) top = max(abs(load_n(x + c, count(n - c))), top);  // NaN on the left is not greater
+  v16f top = zero();  // NaN on the left of max is not greater
+  for (int c = 0; c < n; c += lanes) top = max(abs(load_n(x + c, count(n - c))), top);
   const bf16 scale = to_bf16(max_of(top) / qmax);
   const float step = to_float(scale);
   const v16f divisor = splat(step < 0x1p-126f ? __builtin_inff() : step), limit = splat(qmax);  // by infinity: 0
@@ -47,8 +47,8 @@ KLENS_INLINE std::int8_t nibbles(std::int8_t low, std::int8_t high) {
 
 /// One position of one head. K: lane `lane` of its block.
 template <State F>
-KLENS_INLINE void append_row(const float* k, int qk, unsigned char* block, int lane, bf16* k_scale, const float* v, int vd,
-                             unsigned char* row, bf16* v_scale, std::int64_t capacity) {
+KLENS_INLINE void append_row(const float* k, int qk, unsigned char* block, int lane, bf16* k_scale, const float* v,
+                             int vd, unsigned char* row, bf16* v_scale, std::int64_t capacity) {
   if constexpr (F == State::f32) {
     for (int d = 0; d < qk; ++d) reinterpret_cast<float*>(block)[d * lanes + lane] = k[d];
     for (int c = 0; c < vd; c += lanes) store(reinterpret_cast<float*>(row) + c, load_n(v + c, count(vd - c)));
@@ -59,7 +59,8 @@ KLENS_INLINE void append_row(const float* k, int qk, unsigned char* block, int l
       store_half(packed, clamped(load_n(k + d, count(qk - d))));
       for (int i = 0; i < count(qk - d); ++i) reinterpret_cast<half*>(block)[(d + i) * lanes + lane] = packed[i];
     }
-    for (int c = 0; c < vd; c += lanes) store_half(reinterpret_cast<half*>(row) + c, clamped(load_n(v + c, count(vd - c))));
+    for (int c = 0; c < vd; c += lanes)
+      store_half(reinterpret_cast<half*>(row) + c, clamped(load_n(v + c, count(vd - c))));
   } else {
     alignas(64) std::int8_t codes[attention_most_dim + 32];
     quantize_head<F>(k, qk, codes, k_scale, capacity);
@@ -81,7 +82,8 @@ KLENS_INLINE void append_row(const float* k, int qk, unsigned char* block, int l
 template <State F>
 KLENS_NOINLINE void append(const KvAppendArgs& a) {
   const int qk = a.cache.qk_dim, vd = a.cache.v_dim;
-  const std::int64_t capacity = a.cache.capacity, block_bytes = kv_k_block_bytes(F, qk), row_bytes = kv_v_row_bytes(F, vd);
+  const std::int64_t capacity = a.cache.capacity;
+  const std::int64_t block_bytes = kv_k_block_bytes(F, qk), row_bytes = kv_v_row_bytes(F, vd);
   constexpr bool scaled = is_quantized_kv(F);
   for (int g = a.begin; g < a.end; ++g) {
     unsigned char* k_head = static_cast<unsigned char*>(a.cache.k) + g * (capacity / lanes) * block_bytes;

@@ -1,5 +1,5 @@
-// RMS norms: of a row, of each head of a row, of a gated row (Mamba-2), and the mean of two that joins Hymba's attention
-// and SSM paths; each row norm also with the quantization of its result.
+// RMS norms: of a row, of each head of a row, of a gated row (Mamba-2), and the mean of two that joins Hymba's
+// attention and SSM paths; each row norm also with the quantization of its result.
 //
 //   rms_norm       y[i] = (x[i] * r) * w[i],              r = float(1 / sqrt(double(sum x^2) / width + eps))
 //   head_norm      the same for every head_dim columns, in place
@@ -168,7 +168,9 @@ inline void gated_norm_quantize(const GatedNormQuantizeArgs& a) {
   for (int t = a.norm.begin; t < a.norm.end; ++t) {
     norm_detail::gate_and_norm(a.norm, t);
     const float* y = a.norm.y + t * a.norm.y_stride;
-    const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA { return norm_detail::read(y + c, n < lanes ? n : lanes); };
+    const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA {
+      return norm_detail::read(y + c, n < lanes ? n : lanes);
+    };
     quantize_detail::quantize(a.row, width, t, quantize_detail::largest_of(width, values), values);
   }
 }

@@ -4,8 +4,9 @@
 //   y[t] = c[t] fma(w[K-1], v[t], ... fma(w[0], v[t-K+1], bias))                                       K = taps, 2 to 4
 //
 // No activation. b, c and x are columns of one in_proj row, so that nothing is copied. Any chunking of the tokens gives
-// the bits of stepping. Bytes per channel and token: 12 read, 4 written. Error: (K + 3) 2^-24 |c| (|bias| + sum |w b x|),
-// and what a rounded state adds. Oracle: tests/oracle/sequence.hpp, conv1d of the products; test tests/kernel/conv1d.cpp.
+// the bits of stepping. Bytes per channel and token: 12 read, 4 written. Error: (K + 3) 2^-24 |c| (|bias| + sum |w b
+// x|), and what a rounded state adds. Oracle: tests/oracle/sequence.hpp, conv1d of the products; test
+// tests/kernel/conv1d.cpp.
 #pragma once
 
 #include <klens/kernel/conv1d.hpp>

@@ -1,4 +1,4 @@
-// Softmax of rows of logits (kernel/args.hpp, SoftmaxArgs): statistics for sampling and NLL, and log p or p where asked.
+// Softmax of rows of logits (kernel/args.hpp, SoftmaxArgs): statistics for sampling and NLL; log p or p where asked.
 //
 //   m = max z,  S = sum exp((z - m) / T),  log_sum = m / T + log S,  nll = log_sum - z[target] / T
 //   log_p[i] = float((z[i] - m) / T) - float(log S)         p[i] = exp((z[i] - m) / T) / float(S)

@@ -4,6 +4,7 @@
 // end.
 #pragma once
 
+#include <klens/core/random.hpp>
 #include <klens/lens/statistics.hpp>
 
 #include <cstdint>
@@ -42,14 +43,6 @@ std::int64_t tied_pairs(const std::vector<int>& order, Equal equal) {
     }
   }
   return pairs;
-}
-
-/// splitmix64: 64 random bits from a counter, the same on every machine.
-inline std::uint64_t splitmix(std::uint64_t& state) {
-  std::uint64_t z = (state += 0x9E3779B97F4A7C15u);
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-  return z ^ (z >> 31);
 }
 
 /// An index below n (n < 2^32; the bias is below n / 2^32).

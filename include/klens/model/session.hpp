@@ -1,14 +1,20 @@
-// Session: one sequence running through a model. Owns the states (K and V, conv, scan), the rope table and the workspace.
+// Session: one sequence running through a model; over 400 lines because it is one class. Owns the states (K and V, conv,
+// scan), the rope table and the workspace.
 //
-// Any cut of the same tokens into prefill() and step() calls gives the same bits, for any number of threads. Windowed layers keep
-// all positions of the context: the window is a mask (i - j <= window, or j is a meta token), in prefill and in decoding alike.
+// Any cut of the same tokens into prefill() and step() calls gives the same bits, for any number of threads. Windowed
+// layers keep all positions of the context: the window is a mask (i - j <= window, or j is a meta token), always.
+//
+// A sequence can be saved (snapshot, restore), doubled (fork) and taken back (checkpoint, roll_back); what follows has
+// the bits of a session that never went there. K and V are cut off where the sequence is; scan and conv states cannot
+// be undone, so a session keeps them at checkpoints and computes the tokens since again. step() allocates nothing.
+// Tests: tests/model/equality.cpp, tests/model/session.cpp.
 #pragma once
 
 #include <klens/core/aligned.hpp>
 #include <klens/core/denormals.hpp>
-#include <klens/core/det_math.hpp>
 #include <klens/core/result.hpp>
 #include <klens/model/model.hpp>
+#include <klens/model/session_state.hpp>
 
 #include <algorithm>
 #include <cstring>
@@ -22,70 +28,67 @@
 namespace klens {
 
 struct SessionOptions {
-  int context = 512;   // text tokens that fit; meta tokens come on top
-  int chunk = 128;     // rows per pass of prefill: weights are expanded once per pass; bits do not change
+  int context = 512;    // text tokens that fit; meta tokens come on top
+  int chunk = 128;      // rows per pass of prefill: weights are expanded once per pass; bits do not change
+  int checkpoints = 0;  // the last so many, for roll_back(); each costs the scan and conv states and a row of logits
 };
 
 /// What a run leaves behind, for the tokens it was given (n of them, meta tokens not counted unless said).
 struct Outputs {
-  Rows<float> logits = {};                     // of the last `rows` tokens; stride >= round_up(vocab, 16), padding is written
-  std::span<const Rows<float>> hidden = {};    // none, or layers + 1 of [n, hidden]: embedding, each layer, the last after the final norm
-  std::span<const Rows<float>> inputs = {};    // none, or one per layer of [meta + n, hidden]: what run_from() starts with
+  Rows<float> logits = {};  // of the last `rows` tokens; stride >= round_up(vocab, 16), padding is written
+  // None, or layers + 1 of [n, hidden]: embedding, each layer, the last after the final norm.
+  std::span<const Rows<float>> hidden = {};
+  std::span<const Rows<float>> inputs =
+      {};  // none, or one per layer of [meta + n, hidden]: what run_from() starts with
 };
 
 /// Floats from one logit row to the next.
 constexpr std::int64_t logit_stride(const Shape& s) { return round_up(s.vocab, lanes); }
 
-/// cos and sin of position * theta^(-2i/d), i < d/2, for positions [0, capacity): row = cosines, then sines.
-inline Buffer<float> rope_table(const Shape& s, int capacity) {
-  Buffer<float> table(std::size_t(rope_floats(s, capacity)));
-  const int half_dim = s.rotary_dim / 2;
-  for (int i = 0; i < half_dim; ++i) {
-    const double frequency = det::pow(double(s.rope_theta), -2.0 * i / s.rotary_dim);
-    for (int p = 0; p < capacity; ++p) {
-      table[std::size_t(p) * std::size_t(s.rotary_dim) + std::size_t(i)] = float(det::cos(p * frequency));
-      table[std::size_t(p) * std::size_t(s.rotary_dim) + std::size_t(half_dim + i)] = float(det::sin(p * frequency));
-    }
-  }
-  return table;
-}
-
 class Session {
  public:
-  /// `model` and the team's owner must outlive the session and stay where they are. Formats of the model may change between calls.
-  static Result<Session> create(const Model& model, const Program& program, Team team = {}, SessionOptions options = {}) {
+  /// `model` and the team's owner must outlive the session and stay where they are. Formats of the model may change
+  /// between calls.
+  static Result<Session> create(const Model& model, const Program& program, Team team = {},
+                                SessionOptions options = {}) {
     const Shape& s = model.shape();
     const std::string where = "session for " + model.path();
     const std::int64_t capacity = round_up(std::int64_t(s.meta) + options.context, lanes);
     if (options.context < 1 || capacity > max_capacity)
-      return Error{ErrorCode::usage, where + ": context", "1 to " + std::to_string(max_capacity - s.meta) + " tokens", std::to_string(options.context)};
+      return Error{ErrorCode::usage, where + ": context", "1 to " + std::to_string(max_capacity - s.meta) + " tokens",
+                   std::to_string(options.context)};
     if (options.chunk < 1 || options.chunk > max_chunk)
-      return Error{ErrorCode::usage, where + ": chunk", "1 to " + std::to_string(max_chunk) + " rows", std::to_string(options.chunk)};
-    const double need = bytes_needed(model, team, int(capacity), options), have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
-    if (need > have)
-      return Error{ErrorCode::overflow, where + ": context " + std::to_string(options.context),
-                   "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
-                   std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
-    Session session(model, program, team, int(capacity), options);
+      return Error{ErrorCode::usage, where + ": chunk", "1 to " + std::to_string(max_chunk) + " rows",
+                   std::to_string(options.chunk)};
+    if (options.checkpoints < 0 || options.checkpoints > max_checkpoints)
+      return Error{ErrorCode::usage, where + ": checkpoints", "0 to " + std::to_string(max_checkpoints),
+                   std::to_string(options.checkpoints)};
+    KLENS_OK(check_memory(model, team, int(capacity), options));
+    Session session(model, program, team, int(capacity), options, rope_table(s, int(capacity)));
     KLENS_OK(session.check_kernels());
     return session;
   }
 
   /// Back to an empty sequence.
   void reset() {
-    for (int l = 0; l < int(layers_.size()); ++l) clear(l);
+    states_.clear();
     position_ = 0;
+    ids_.clear();
+    marks_.clear();
   }
 
-  /// Appends tokens; the meta tokens go first where the sequence is empty. Without out.logits, logits() holds those of the last token.
+  /// Appends tokens; the meta tokens go first where the sequence is empty. logits() holds those of the last token.
   Result<void> prefill(std::span<const std::int32_t> ids, const Outputs& out = {}) {
     KLENS_OK(check(ids.size(), out));
     const std::int32_t vocab = model_->shape().vocab;
     for (const std::int32_t id : ids)
       if (id < 0 || id >= vocab)
-        return Error{ErrorCode::usage, model_->path() + ": token id", "0 to " + std::to_string(vocab - 1), std::to_string(id)};
+        return Error{ErrorCode::usage, model_->path() + ": token id", "0 to " + std::to_string(vocab - 1),
+                     std::to_string(id)};
     if (ids.empty()) return {};
+    made_by_ = position_ == 0 || made_by_ == model_->version() ? model_->version() : 0;
     run(0, std::max(model_->shape().meta - position_, 0) + int(ids.size()), ids.data(), {}, out);
+    ids_.insert(ids_.end(), ids.begin(), ids.end());
     return {};
   }
 
@@ -95,20 +98,35 @@ class Session {
     return logits();
   }
 
-  /// Replays a sequence from the inputs of its layers (Outputs::inputs of an earlier run on an empty sequence), skipping the layers
-  /// below `layer`: their formats must not have changed since. Where `layer` reads another layer's K and V, the run starts at that
-  /// one, because the cache may hold K and V of another run. Afterwards only layers from there on hold a state: reset() before
-  /// the next prefill(). Logits are those of prefill() bit for bit.
+  /// Replays a sequence from the inputs of its layers (Outputs::inputs of an earlier run on an empty sequence),
+  /// skipping the layers below `layer`: their formats must not have changed since. Where `layer` reads another layer's
+  /// K and V, the run starts at that one, because the cache may hold K and V of another run. Afterwards only layers
+  /// from there on hold a state: reset() before the next prefill(). Logits are those of prefill() bit for bit.
   Result<void> run_from(int layer, std::span<const Rows<float>> inputs, const Outputs& out) {
     const Shape& s = model_->shape();
     if (layer < 0 || layer >= s.layers || int(inputs.size()) != s.layers)
-      return Error{ErrorCode::usage, "run_from", "a layer below " + std::to_string(s.layers) + " and inputs of each layer", std::to_string(layer)};
+      return Error{ErrorCode::usage, "run_from",
+                   "a layer below " + std::to_string(s.layers) + " and inputs of each layer", std::to_string(layer)};
     const int start = first_layer_of(layer);
     const std::int64_t rows = inputs[std::size_t(start)].rows;
     if (rows <= s.meta) return Error{ErrorCode::usage, "run_from", "more rows than meta tokens", std::to_string(rows)};
     reset();
     KLENS_OK(check(std::size_t(rows - s.meta), out));
+    made_by_ = 0;  // not a whole sequence
     run(start, int(rows), nullptr, inputs, out);
+    return {};
+  }
+
+  /// Advances by tokens (and the meta tokens, where they are due) that are never run: K, V and recurrent states stay
+  /// what they are, zeros in a new session. A later step costs what it costs behind real tokens; its logits mean
+  /// nothing. For benches.
+  Result<void> skip(int tokens) {
+    if (tokens < 0 || tokens > options_.context - length())
+      return Error{ErrorCode::usage, "session for " + model_->path(),
+                   "at most " + std::to_string(options_.context) + " tokens of context",
+                   std::to_string(std::int64_t(length()) + tokens)};
+    made_by_ = 0;  // not a whole sequence
+    position_ = std::max(position_, model_->shape().meta) + tokens;
     return {};
   }
 
@@ -119,116 +137,197 @@ class Session {
     return start;
   }
 
-  /// Advances by tokens (and the meta tokens, where they are due) that are never run: K, V and recurrent states stay what they
-  /// are, zeros in a new session. A later step costs what it costs behind real tokens; its logits mean nothing. For benches.
-  Result<void> skip(int tokens) {
-    if (tokens < 0 || tokens > options_.context - length())
-      return Error{ErrorCode::usage, "session for " + model_->path(), "at most " + std::to_string(options_.context) + " tokens of context",
-                   std::to_string(std::int64_t(length()) + tokens)};
-    position_ = std::max(position_, model_->shape().meta) + tokens;
+  /// A copy of the sequence: ids, logits after the last of them, states of the positions in use (memory:
+  /// session_state.hpp). Reads all weights of the model once, for their hash.
+  Result<SessionState> snapshot() {
+    KLENS_OK(check_kernels());
+    KLENS_OK(check_whole("snapshot"));
+    SessionState state;
+    state.shape_hash = model_->hash(), state.weights_hash = identity_.hash(*model_, program_);
+    state.made_with = made_with(*model_, program_), state.position = position_, state.ids = ids_;
+    if (!ids_.empty()) state.logits.assign(logits_.data(), logits_.data() + model_->shape().vocab);
+    state.parts = states_.save(position_);
+    return state;
+  }
+
+  /// Continues a snapshot, of this session or of any other of a model with the same weights and formats: on another
+  /// machine, level, number of threads, with another context (its tokens must fit). A program of the policy `fast`
+  /// continues its own level's only. The session stays as it is on an error.
+  Result<void> restore(const SessionState& state) {
+    KLENS_OK(check_kernels());
+    KLENS_OK(check_state(state, *model_, program_, identity_, states_, options_.context));
+    reset();
+    position_ = int(state.position);
+    made_by_ = model_->version();
+    ids_.assign(state.ids.begin(), state.ids.end());
+    std::copy(state.logits.begin(), state.logits.end(), logits_.data());
+    states_.load(state.parts, position_);
     return {};
   }
 
+  /// A second session with the same contents, checkpoints too. It runs on the same team (or on another): sessions of
+  /// one team take turns.
+  Result<Session> fork() const { return fork(team_); }
+  Result<Session> fork(Team team) const {
+    KLENS_OK(check_formats());
+    KLENS_OK(check_memory(*model_, team, capacity_, options_));
+    Buffer<float> rope(rope_.size());
+    std::memcpy(rope.data(), rope_.data(), rope_.size() * sizeof(float));
+    Session other(*model_, program_, team, capacity_, options_, std::move(rope));
+    other.states_.copy_from(states_, position_);
+    if (logits_.size() > 0) std::memcpy(other.logits_.data(), logits_.data(), logits_.size() * sizeof(float));
+    if (ring_.size() > 0) std::memcpy(other.ring_.data(), ring_.data(), ring_.size());
+    other.ids_.assign(ids_.begin(), ids_.end());
+    other.marks_.assign(marks_.begin(), marks_.end());
+    other.position_ = position_, other.made_by_ = made_by_, other.seen_ = seen_, other.next_slot_ = next_slot_;
+    return other;
+  }
+
+  /// Keeps the scan and conv states of here; the oldest checkpoint goes when there are options.checkpoints of them.
+  /// Before drafted tokens, one checkpoint makes taking them back cost the accepted ones again; one after each token,
+  /// nothing.
+  Result<void> checkpoint() {
+    KLENS_OK(check_whole("checkpoint"));
+    if (options_.checkpoints == 0)
+      return Error{ErrorCode::usage, "checkpoint", "a session with options.checkpoints above 0", "0"};
+    if (!marks_.empty() && marks_.back().length == length()) return {};
+    if (int(marks_.size()) == options_.checkpoints) marks_.erase(marks_.begin());
+    marks_.push_back({length(), next_slot_});
+    std::byte* slot = ring_.data() + next_slot_ * slot_bytes_;
+    std::memcpy(slot, logits_.data(), 4 * logits_.size());
+    states_.save_recurrent(slot + 4 * logits_.size());
+    next_slot_ = (next_slot_ + 1) % options_.checkpoints;
+    return {};
+  }
+
+  /// Takes back all tokens from number `length` on. Starts from the latest checkpoint at or before it (the empty
+  /// sequence is always one) and runs the tokens since again. Later checkpoints are gone. logits() is valid where
+  /// length is above 0.
+  Result<void> roll_back(int length) {
+    KLENS_OK(check_whole("roll_back"));
+    if (length < 0 || length > this->length())
+      return Error{ErrorCode::usage, "roll_back", "0 to " + std::to_string(this->length()) + " tokens",
+                   std::to_string(length)};
+    if (length == this->length()) return {};
+    while (!marks_.empty() && marks_.back().length > length) {
+      next_slot_ = marks_.back().slot;
+      marks_.pop_back();
+    }
+    const int from = marks_.empty() ? 0 : marks_.back().length;
+    if (from == 0) {
+      states_.clear();
+      position_ = 0;
+    } else {
+      const std::byte* slot = ring_.data() + marks_.back().slot * slot_bytes_;
+      std::memcpy(logits_.data(), slot, 4 * logits_.size());
+      states_.load_recurrent(slot + 4 * logits_.size());
+      position_ = model_->shape().meta + from;
+    }
+    if (length > from)
+      run(0, std::max(model_->shape().meta - position_, 0) + length - from, ids_.data() + from, {}, {});
+    ids_.resize(std::size_t(length));
+    return {};
+  }
+
+  /// All tokens of the sequence (meta tokens have no id).
+  std::span<const std::int32_t> ids() const { return ids_; }
   std::span<const float> logits() const { return {logits_.data(), std::size_t(model_->shape().vocab)}; }
   /// Text tokens so far.
   int length() const { return std::max(position_ - model_->shape().meta, 0); }
   int context() const { return options_.context; }
+  const Model& model() const { return *model_; }
   const Program& program() const { return program_; }
-  /// Bytes of states, rope table and workspace.
-  std::int64_t bytes() const { return std::int64_t(states_.size() + 4 * (rope_.size() + arena_.size() + logits_.size())); }
+  /// Bytes of states, checkpoints, rope table and workspace.
+  std::int64_t bytes() const {
+    return std::int64_t(std::size_t(states_.bytes()) + ring_.size() +
+                        4 * (rope_.size() + arena_.size() + logits_.size()));
+  }
 
  private:
   static constexpr std::int64_t max_capacity = 1 << 22;
-  static constexpr int max_chunk = 4096;
+  static constexpr int max_chunk = 4096, max_checkpoints = 4096;
+
+  /// A checkpoint: after how many tokens, and which slot of ring_ holds its states.
+  struct Mark {
+    int length, slot;
+  };
+
+  static Result<void> check_memory(const Model& model, Team team, int capacity, const SessionOptions& options) {
+    const double need = bytes_needed(model, team, capacity, options),
+                 have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
+    if (need <= have) return {};
+    return Error{ErrorCode::overflow, "session for " + model.path() + ": context " + std::to_string(options.context),
+                 "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
+                 std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
+  }
 
   static double bytes_needed(const Model& model, Team team, int capacity, const SessionOptions& options) {
     const Shape& s = model.shape();
-    const double floats = double(rope_floats(s, capacity)) + double(logit_stride(s)) +
-                          double(workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity).floats);
-    double states = 0;
-    for (int l = 0; l < s.layers; ++l) states += double(extent_of_layer(model, l, capacity).bytes());
-    return 4 * floats + states;
+    const double floats =
+        double(rope_floats(s, capacity)) + double(logit_stride(s)) +
+        double(workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity)
+                   .floats);
+    const double checkpoint = 4.0 * double(logit_stride(s)) + double(SequenceStates::recurrent_bytes_for(model));
+    return 4 * floats + double(SequenceStates::bytes_for(model, capacity)) + options.checkpoints * checkpoint;
   }
 
-  static StateExtent extent_of_layer(const Model& model, int l, int capacity) {
-    const LayerView& layer = model.view().layers[l];
-    return state_extent(model.shape(), layer.mixer, layer.kv_source == l, layer.states, capacity);
-  }
-
-  Session(const Model& model, const Program& program, Team team, int capacity, const SessionOptions& options)
+  Session(const Model& model, const Program& program, Team team, int capacity, const SessionOptions& options,
+          Buffer<float> rope)
       : model_(&model), program_(program), team_(team), options_(options), capacity_(capacity) {
     const Shape& s = model.shape();
-    const ModelView& view = model.view();
-    std::int64_t bytes = 0;
-    for (int l = 0; l < s.layers; ++l) bytes += extent_of_layer(model, l, capacity).bytes();
-    states_ = Buffer<unsigned char>(std::size_t(bytes));
-    unsigned char* next = states_.data();
-    for (int l = 0; l < s.layers; ++l) {
-      const LayerView& layer = view.layers[l];
-      const KvView shared = layer.kv_source < l ? layers_[std::size_t(layer.kv_source)].kv : KvView{};
-      layers_.push_back(layer_state(next, s, layer.mixer, layer.kv_source == l, layer.states, capacity, shared));
-      formats_.push_back(layer.states);
-      next += extent_of_layer(model, l, capacity).bytes();
-    }
-    rope_ = rope_table(s, capacity);
-    work_.at = workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity);
+    states_ = SequenceStates(model, capacity);
+    rope_ = std::move(rope);
+    work_.at =
+        workspace_layout(s, model.uses(), std::min(options.chunk, capacity), std::max(team.threads, 1), capacity);
     arena_ = Buffer<float>(std::size_t(work_.at.floats));
     work_.base = arena_.data();
     logits_ = Buffer<float>(std::size_t(logit_stride(s)));
+    ids_.reserve(std::size_t(options.context));
+    if (options.checkpoints > 0) {
+      slot_bytes_ = 4 * logit_stride(s) + SequenceStates::recurrent_bytes_for(model);
+      ring_ = Buffer<std::byte>(std::size_t(options.checkpoints * slot_bytes_));
+      marks_.reserve(std::size_t(options.checkpoints));
+    }
   }
 
-  /// Recurrent states of one layer to zero; K and V beyond the position are never read.
-  void clear(int l) {
-    const StateExtent e = extent_of_layer(*model_, l, capacity_);
-    const LayerState& state = layers_[std::size_t(l)];
-    if (e.conv > 0) std::memset(state.conv, 0, std::size_t(e.conv));
-    if (e.scan > 0) std::memset(state.scan, 0, std::size_t(e.scan));
+  /// The states are those of all ids_, computed with the model's present formats.
+  Result<void> check_whole(const char* what) const {
+    if (position_ == 0 || made_by_ == model_->version()) return {};
+    return Error{ErrorCode::usage, std::string(what) + " of a session for " + model_->path(),
+                 "a sequence run as a whole in the model's present formats",
+                 "formats that changed since, or run_from()"};
   }
 
   /// Every site's format needs a kernel; asked once per change of a format.
   Result<void> check_kernels() {
     if (seen_ == model_->version()) return {};
-    if (program_.specialised && program_.policy == Policy::fast)
-      return Error{ErrorCode::usage, model_->path() + ": policy of the program",
-                   "exact: a specialised program has no faster linears", "fast"};
-    if (program_.specialised && program_.shape_hash != model_->hash())
-      return Error{ErrorCode::shape, model_->path() + ": shape of the model", "the shape the program was compiled for", "another"};
-    for (int c = 0; c < int(model_->components().size()); ++c) {
-      const Precision& p = model_->precision(c);
-      if (program_.specialised) {
-        const bool known = c < program_.sites;
-        if (known && p == program_.formats[c]) continue;
-        return Error{ErrorCode::format, model_->path() + ": component '" + model_->components()[std::size_t(c)].name + "'",
-                     known ? format_name(program_.formats[c]) + ", which the program was compiled for" : "no such component", format_name(p)};
-      }
-      if (linear_of(*program_.table, p) != nullptr) continue;
-      return Error{ErrorCode::no_kernel, model_->path() + ": component '" + model_->components()[std::size_t(c)].name + "'",
-                   "a format with a kernel on level " + std::string(name_of(program_.level)), format_name(p)};
-    }
-    for (int s = 0; program_.specialised && s < int(model_->states().size()); ++s) {   // behind the sites' formats
-      const State format = model_->state_format(s), compiled = program_.formats[program_.sites + s].state;
-      if (format == compiled) continue;
-      return Error{ErrorCode::format, model_->path() + ": component '" + model_->states()[std::size_t(s)].name + "'",
-                   std::string(name_of(compiled)) + ", which the program was compiled for", std::string(name_of(format))};
-    }
-    for (int l = 0; l < model_->shape().layers; ++l)
-      if (formats_[std::size_t(l)] != model_->view().layers[l].states)
-        return Error{ErrorCode::format, model_->path() + ": states of layer " + std::to_string(l),
-                     "the formats the session was made with", "others: make another session"};
+    KLENS_OK(check_program(*model_, program_));
+    KLENS_OK(check_formats());
     seen_ = model_->version();
     return {};
+  }
+  Result<void> check_formats() const {
+    const int l = states_.changed_layer();
+    if (l < 0) return {};
+    return Error{ErrorCode::format, model_->path() + ": states of layer " + std::to_string(l),
+                 "the formats the session was made with", "others: make another session"};
   }
 
   Result<void> check(std::size_t tokens, const Outputs& out) {
     KLENS_OK(check_kernels());
     const Shape& s = model_->shape();
-    const std::string where = "session for " + model_->path();
+    const auto where = [this] {
+      return "session for " + model_->path();
+    };  // made on errors only: a step allocates nothing
     if (tokens > std::size_t(options_.context - length()))
-      return Error{ErrorCode::usage, where, "at most " + std::to_string(options_.context) + " tokens of context",
+      return Error{ErrorCode::usage, where(), "at most " + std::to_string(options_.context) + " tokens of context",
                    std::to_string(std::size_t(length()) + tokens)};
-    const auto bad = [&](const Rows<float>& m, std::int64_t rows, std::int64_t stride) { return m.rows > rows || m.stride < stride; };
+    const auto bad = [&](const Rows<float>& m, std::int64_t rows, std::int64_t stride) {
+      return m.rows > rows || m.stride < stride;
+    };
     if (out.logits.data != nullptr && bad(out.logits, std::int64_t(tokens), logit_stride(s)))
-      return Error{ErrorCode::usage, where + ": logits", "at most " + std::to_string(tokens) + " rows with stride " + std::to_string(logit_stride(s)),
+      return Error{ErrorCode::usage, where() + ": logits",
+                   "at most " + std::to_string(tokens) + " rows with stride " + std::to_string(logit_stride(s)),
                    std::to_string(out.logits.rows) + " rows with stride " + std::to_string(out.logits.stride)};
     const auto wrong_taps = [&](std::span<const Rows<float>> taps, int count, std::int64_t rows) {
       if (taps.empty()) return false;
@@ -239,37 +338,42 @@ class Session {
     };
     if (wrong_taps(out.hidden, s.layers + 1, std::int64_t(tokens)) ||
         wrong_taps(out.inputs, s.layers, std::int64_t(tokens) + std::max(s.meta - position_, 0)))
-      return Error{ErrorCode::usage, where + ": hidden states", "a matrix of all rows per layer", "fewer rows or matrices"};
+      return Error{ErrorCode::usage, where() + ": hidden states", "a matrix of all rows per layer",
+                   "fewer rows or matrices"};
     return {};
   }
 
   /// Rows [0, rows) of x, from row `from` of the pass, into rows `to`.. of a caller's matrix.
-  void copy_out(std::int64_t at, std::int64_t stride, int from, int rows, const Rows<float>& out, std::int64_t to) const {
+  void copy_out(std::int64_t at, std::int64_t stride, int from, int rows, const Rows<float>& out,
+                std::int64_t to) const {
     for (int r = 0; r < rows; ++r)
-      std::memcpy(row(out, to + r), work_.base + at + (from + r) * stride, std::size_t(model_->shape().hidden) * sizeof(float));
+      std::memcpy(row(out, to + r), work_.base + at + (from + r) * stride,
+                  std::size_t(model_->shape().hidden) * sizeof(float));
   }
 
   /// Runs `rows` rows (meta tokens first, if any are due) through layers [start, L), in chunks.
   void run(int start, int rows, const std::int32_t* ids, std::span<const Rows<float>> inputs, const Outputs& out) {
     const FlushDenormals flush;
     const Shape& s = model_->shape();
-    const StateView state{layers_.data(), rope_.data(), capacity_};
+    const StateView state = states_.view(rope_.data());
     const std::int64_t stride = work_.at.hidden_stride;
     const int before = position_, text_before = std::max(s.meta - position_, 0), text = rows - text_before;
-    const int wanted = out.logits.data != nullptr ? int(out.logits.rows) : 1;   // logits of the last so many tokens
+    const bool into_rows = out.logits.data != nullptr && out.logits.rows > 0;
+    const int wanted = into_rows ? int(out.logits.rows) : 1;  // logits of the last so many tokens
     Span span{&state, nullptr, 0, 0, 0};
     Pass pass{&model_->view(), &work_, program_.table, team_, &span, 1, 0};
     for (int done = 0; done < rows; done += pass.tokens) {
       span.position = before + done;
       span.tokens = pass.tokens = std::min(rows - done, work_.at.tokens);
-      const int meta_rows = std::clamp(text_before - done, 0, pass.tokens);   // of this chunk
-      const int first = done + meta_rows - text_before, count = pass.tokens - meta_rows;   // its text tokens
+      const int meta_rows = std::clamp(text_before - done, 0, pass.tokens);               // of this chunk
+      const int first = done + meta_rows - text_before, count = pass.tokens - meta_rows;  // its text tokens
       if (inputs.empty()) {
         span.ids = ids + std::max(first, 0);
         program_.embed(pass);
       } else {
         for (int r = 0; r < pass.tokens; ++r)
-          std::memcpy(work_.base + work_.at.x + r * stride, row(inputs[std::size_t(start)], done + r), std::size_t(s.hidden) * sizeof(float));
+          std::memcpy(work_.base + work_.at.x + r * stride, row(inputs[std::size_t(start)], done + r),
+                      std::size_t(s.hidden) * sizeof(float));
       }
       if (out.hidden.empty() && out.inputs.empty()) {
         program_.layers(pass, start, s.layers);
@@ -284,13 +388,14 @@ class Session {
           copy_out(work_.at.normed, stride, 0, count, out.hidden[std::size_t(s.layers)], first);
         }
       }
-      const int begin = std::max(first, text - wanted), end = first + count;   // text tokens whose logits are wanted
+      const int begin = std::max(first, text - wanted), end = first + count;  // text tokens whose logits are wanted
       if (count > 0 && begin < end) {
-        float* to = out.logits.data != nullptr ? row(out.logits, begin - (text - wanted)) : logits_.data();
-        const std::int64_t to_stride = out.logits.data != nullptr ? out.logits.stride : logit_stride(s);
+        float* to = into_rows ? row(out.logits, begin - (text - wanted)) : logits_.data();
+        const std::int64_t to_stride = into_rows ? out.logits.stride : logit_stride(s);
         program_.head(pass, meta_rows + begin - first, pass.tokens, to, to_stride);
       }
     }
+    if (into_rows) std::memcpy(logits_.data(), row(out.logits, wanted - 1), std::size_t(s.vocab) * sizeof(float));
     position_ = before + rows;
   }
 
@@ -299,11 +404,16 @@ class Session {
   Team team_;
   SessionOptions options_;
   int capacity_ = 0, position_ = 0;
-  std::uint64_t seen_ = ~std::uint64_t(0);   // version of the model whose formats were checked
-  Buffer<unsigned char> states_;
+  std::uint64_t seen_ = ~std::uint64_t(0);  // version of the model whose formats were checked
+  std::uint64_t made_by_ = 0;               // version of the model that made the states; 0: several, or not all of them
+  StateIdentity identity_;
+  SequenceStates states_;
   Buffer<float> rope_, arena_, logits_;
-  std::vector<LayerState> layers_;
-  std::vector<StateFormats> formats_;   // of the states, as they were when the session was made
+  Buffer<std::byte> ring_;  // [checkpoints][slot_bytes_]: logits, then scan and conv states
+  std::int64_t slot_bytes_ = 0;
+  int next_slot_ = 0;
+  std::vector<Mark> marks_;        // oldest first; slots in order of the ring
+  std::vector<std::int32_t> ids_;  // of the sequence; room for the whole context
   Workspace work_;
 };
 

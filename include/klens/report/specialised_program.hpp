@@ -164,7 +164,7 @@ inline Result<void> generate(const Run& run) {
   };
   put(run.call.text("--prompt"));
   for (int i = 0; i < tokens; ++i) {
-    const std::int32_t next = sampler.next(session.logits());
+    const std::int32_t next = sampler.next(session.logits(), session.ids());
     put(decoder.push(next));
     if (i + 1 < tokens) KLENS_OK(session.step(next));
   }
