@@ -11,7 +11,7 @@ TEST_CASE("format: names round-trip for every weight, activation and state") {
        {"f32",   "f16",    "bf16",  "w8",    "w6",     "w5",    "w4",    "w3",     "w2",     "w8g32",
         "w6g64", "w5g128", "w4g32", "w4g64", "w4g128", "w3g32", "w2g64", "nf4g32", "nf4g64", "nf4g128"})
     for (const char* activation : {"", "a8", "a16", "a8s"})
-      for (const char* state : {"", "s16", "s8", "s4"}) {
+      for (const char* state : {"", "f16", "s16", "s8", "s4"}) {
         const std::string name = std::string(weight) + activation + state;
         CAPTURE(name);
         const auto p = parse_format(name);
@@ -20,7 +20,7 @@ TEST_CASE("format: names round-trip for every weight, activation and state") {
         CHECK(weight_name(*p) == weight);
         ++count;
       }
-  CHECK(count == 320);
+  CHECK(count == 400);
 }
 
 TEST_CASE("format: what is no name") {

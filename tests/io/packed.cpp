@@ -175,7 +175,7 @@ TEST_CASE("packed: what cannot be written is refused") {
   m = sample();
   m.info.sites["x"] = "f33";
   CHECK(write_packed(path, m.info, m.items).error().message() ==
-        path + ": site 'x': expected a format name, found 'f33'");
+        path + ": site 'x': expected f32, f16, s16, s8 or s4, found 'f33'");
   m = sample();
   m.info.provenance = "\xff";
   CHECK_FALSE(write_packed(path, m.info, m.items));

@@ -1,6 +1,6 @@
 // kernel/attention.hpp and kernel/kv.hpp against float64, of the numbers in the cache and of those that went in:
-// grouped heads, windows, meta tokens, odd sizes, every KV format. A query's bits do not depend on its tile, on the chunking of
-// the prefill, on other work items, on partitions, on stale cache contents, or on the level.
+// grouped heads, windows, meta tokens, odd sizes, every KV format. A query's bits do not depend on its tile, on the
+// chunking of the prefill, on other work items, on partitions, on stale cache contents, or on the level.
 #include "kernel/fixture.hpp"
 #include "oracle/sequence.hpp"
 

@@ -153,8 +153,8 @@ struct Gated {
     if (gated)
       table.short_conv({.b = row, .c = row + padded, .x = row + 2 * padded, .stride = stride, .weight = weight.data(),
           .bias = bias.data(), .state = state.data(), .format = format, .scales = scales(), .y = out,
-          .y_stride = padded, .absmax = most, .absmax_stride = padded / 16, .taps = taps, .channels = channels, .tokens = to - from,
-          .begin = begin, .end = end});
+          .y_stride = padded, .absmax = most, .absmax_stride = padded / 16, .taps = taps, .channels = channels,
+          .tokens = to - from, .begin = begin, .end = end});
     else
       table.conv1d({.x = row + 2 * padded, .x_stride = stride, .weight = weight.data(), .bias = bias.data(),
           .state = state.data(), .y = out, .y_stride = padded, .taps = taps, .channels = channels, .tokens = to - from,

@@ -38,9 +38,32 @@ constexpr bool budget_of_untied_head_counts_twice() {
 static_assert(budget_of_untied_head_counts_twice());
 
 // Per layer and channel: 3 conv inputs and 16 states, fp32. K: 32 and V: 64 values per position in 2 heads of 6 own layers.
-static_assert(state_bytes(tiny.shape) == 8 * 384 * (3 + 16) * 4);
+static_assert(state_bytes(tiny) == 8 * 384 * (3 + 16) * 4);
 static_assert(kv_capacity(tiny.shape, 497) == 528 && kv_capacity(tiny.shape, 496) == 512);
 static_assert(kv_bytes(tiny, 496) == std::int64_t(6) * 2 * 512 * (32 + 64) * 4);
+
+// The same in formats. Scan s8: a byte per state and a float per channel; conv s8: a byte per input and a float per 16; KV s8:
+// a byte per value and a bf16 per position and head for K and V each; s4: half a byte, and a bf16 per 32 columns.
+constexpr auto with_states(State scan, State conv, State kv) {
+  auto plan = tiny;
+  for (int l = 0; l < 8; ++l) plan.layers[std::size_t(l)].scan.state = scan, plan.layers[std::size_t(l)].conv.state = conv, plan.layers[std::size_t(l)].attention.state = kv;
+  return checked(plan);
+}
+static_assert(state_bytes(with_states(State::s8, State::f32, State::f32)) == 8 * 384 * (3 * 4 + 16 + 4));
+static_assert(state_bytes(with_states(State::s16, State::s8, State::f32)) == 8 * (384 * (16 * 2 + 4) + 384 * 3 + round_up(3 * 24 * 4, 64)));
+static_assert(state_bytes(with_states(State::f16, State::f16, State::f32)) == 8 * 384 * (3 + 16) * 2);
+static_assert(kv_bytes(with_states(State::f32, State::f32, State::s8), 496) == 6 * 2 * 512 * (32 + 64 + 2 * 2));
+static_assert(kv_bytes(with_states(State::f32, State::f32, State::s4), 496) == 6 * 2 * 512 * ((32 + 64) / 2 + 2 + 2 * 2));
+static_assert(weight_bytes(with_states(State::s8, State::s8, State::s8)) == weight_bytes(tiny), "states are no part of the file");
+static_assert(shape_hash(with_states(State::s8, State::s8, State::s8)) == shape_hash(tiny));
+
+constexpr bool budget_of_each_state_adds_up() {
+  const auto plan = with_states(State::s8, State::s16, State::s4);
+  std::int64_t sum = 0;
+  for_each_state(plan, [&](const StateSite& site) { sum += state_bytes(plan, site, 496); });
+  return sum == state_bytes(plan) + kv_bytes(plan, 496);
+}
+static_assert(budget_of_each_state_adds_up());
 
 constexpr bool hash_sees(auto change) {
   auto other = tiny;

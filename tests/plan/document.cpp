@@ -19,8 +19,18 @@ PlanDocument example() {
       {"model.embed_tokens", f::w6, 0, 3.25e-5, "fits"},
       {"model.layers.3.mamba.x_proj.0", f::w8, 0, 0.00123, "a reason with \"quotes\",\na new line and a trailing \\"},
       {"model.layers.7.moe.experts.0.down_proj", f::nf4g64, 0, std::nullopt, ""}};
-  auto made = make_plan("hymba-tiny", skeleton, small_bytes(skeleton.shape), choices, {{"text", "calibration.txt"}, {"method", "knapsack"}}, "test");
+  auto made = make_plan("hymba-tiny", skeleton, small_bytes(skeleton), choices, {{"text", "calibration.txt"}, {"method", "knapsack"}}, "test");
   REQUIRE(made);
+  return *made;
+}
+
+PlanDocument with_states() {
+  const RuntimePlan skeleton = runtime_plan(presets::hymba_tiny(f::f16));
+  std::vector<PlanEntry> choices = {{"model.layers.3.mamba.scan_state", state_precision(State::s8), 0, 4.5e-6, "slow modes kept"},
+                                    {"model.layers.1.kv_cache", state_precision(State::s4), 0, std::nullopt, "long text"},
+                                    {"model.embed_tokens", f::w6, 0, 3.25e-5, "fits"}};
+  auto made = make_plan("hymba-tiny", skeleton, small_bytes(skeleton), choices, {}, "test", 4096);
+  REQUIRE_MESSAGE(bool(made), made.error().message());
   return *made;
 }
 
@@ -72,6 +82,56 @@ TEST_CASE("plan.json: reads back what was written, byte for byte") {
   CHECK(to_text(plan_to_json(*read)) == text);
 }
 
+TEST_CASE("plan: states beside the weights, in make_plan, plan.json and plan.hpp") {
+  const PlanDocument d = with_states();
+  CHECK(d.plan.layers[3].scan.state == State::s8);
+  CHECK(d.plan.layers[1].attention.state == State::s4);
+  CHECK(d.plan.layers[2].attention.state == State::s4);   // reads those of 1
+  CHECK(d.entries.size() == 57);
+  REQUIRE(d.states.size() == 22);
+  CHECK(weight_bytes(d) == weight_bytes(example()) - packed_bytes(f::w8, 44, 384) - packed_bytes(f::nf4g64, 192, 528) +
+                               packed_bytes(f::f16, 44, 384) + packed_bytes(f::f16, 192, 528));
+  std::int64_t total = 0;
+  for (const PlanEntry& e : d.states) total += e.bytes;
+  CHECK(total == state_bytes(d.plan) + kv_bytes(d.plan, 4096));
+
+  const Json j = plan_to_json(d);
+  CHECK(j["states"].size() == 22);
+  CHECK(j["context"] == 4096);
+  CHECK(j["states"][3 + 2]["component"] == "model.layers.1.kv_cache");
+  CHECK(j["states"][3 + 2]["format"] == "s4");
+  const auto read = plan_from_json(j, "plan.json");
+  REQUIRE_MESSAGE(bool(read), read.error().message());
+  CHECK(read->plan == d.plan);
+  CHECK(to_text(plan_to_json(*read)) == to_text(j));
+  CHECK_FALSE(plan_to_json(example()).contains("states"));   // f32: not said
+
+  Json bad = j;
+  bad["states"][0]["format"] = "w8";
+  CHECK(contains(refusal(bad), "'states'[0]: 'format': expected f32, f16, s16, s8 or s4"));
+  bad = j, bad["states"][0]["format"] = "s4";
+  CHECK(contains(refusal(bad), "'model.layers.0.mamba.scan_state'.state: expected f32, f16, s16 or s8, found s4"));
+  bad = j, bad["states"][0]["bytes"] = 12;
+  CHECK(contains(refusal(bad), "'model.layers.0.mamba.scan_state': bytes"));
+  bad = j, bad["context"] = 4097;
+  CHECK(contains(refusal(bad), "bytes"));
+  bad = j, bad["states"][0]["component"] = "model.layers.2.kv_cache";
+  CHECK(contains(refusal(bad), "'model.layers.2.kv_cache'"));
+  bad = j, bad["states"][0]["component"] = "model.embed_tokens";
+  CHECK(contains(refusal(bad), "two"));
+  bad = j, bad["states"] = 3;
+  CHECK(contains(refusal(bad), "'states'"));
+  const auto weights = make_plan("m", runtime_plan(presets::hymba_tiny()), 0, {{"model.layers.0.kv_cache", f::w4}}, {}, "test");
+  REQUIRE_FALSE(weights);
+  CHECK(contains(weights.error().message(), "'model.layers.0.kv_cache': expected the format of a state: f32, f16, s16, s8 or s4, found w4"));
+
+  const std::string text = plan_header(d);
+  CHECK(contains(text, ".scan      = {.state = klens::State::s8},"));
+  CHECK(contains(text, "KL 4.50e-06   slow modes kept\n"));
+  CHECK(contains(text, "KV caches for 4096 tokens"));
+  CHECK_FALSE(contains(plan_header(example()), "State::"));
+}
+
 TEST_CASE("plan.json: wrong documents are refused with the key") {
   const Json good = plan_to_json(example());
   Json j = good;
@@ -83,8 +143,10 @@ TEST_CASE("plan.json: wrong documents are refused with the key") {
   CHECK(contains(refusal(j), "shape.heads"));
   j = good, j["shape"]["hidden"] = 1e300;
   CHECK(contains(refusal(j), "'hidden'"));
-  j = good, j["shape"].erase("tied_head");
-  CHECK(contains(refusal(j), "'tied_head'"));
+  j = good, j["shape"].erase("hidden");
+  CHECK(contains(refusal(j), "'hidden'"));
+  j = good, j["shape"].erase("tied_head");   // absent: false, another model
+  CHECK(contains(refusal(j), "'shape_hash'"));
   j = good, j["shape"]["norm_eps"] = 1e-5;
   CHECK(contains(refusal(j), "'shape_hash'"));
   j = good, j["layers"][2]["kv_source"] = 3;
@@ -148,8 +210,11 @@ TEST_CASE("plan.hpp: compiles to the same plan") {
   std::filesystem::create_directories(folder);
   const PlanDocument d = example();
   REQUIRE(write_plan_header((folder / "plan.hpp").string(), d));
+  REQUIRE(write_plan_header((folder / "states.hpp").string(), with_states(), "rounded"));
   std::ofstream((folder / "use.cpp").string())
-      << "#include \"plan.hpp\"\n"
+      << "#include \"plan.hpp\"\n#include \"states.hpp\"\n"
+         "static_assert(klens_plan::rounded.layers[2].attention.state == klens::State::s4);\n"
+         "static_assert(klens_plan::rounded.layers[3].scan.state == klens::State::s8 && klens_plan::rounded.layers[3].conv.state == klens::State::f32);\n"
          "static_assert(klens_plan::model_plan.layers[3].x_proj == klens::formats::w8);\n"
          "static_assert(klens_plan::model_plan.layers[2].kv_source == 1 && klens_plan::model_plan.shape.norm_eps == 1e-6f);\n";
   const std::string command = cxx + " -std=c++20 -fsyntax-only -Wall -Wextra -Werror -I" KLENS_EXAMPLES "/../include " + (folder / "use.cpp").string();

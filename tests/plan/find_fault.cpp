@@ -23,7 +23,14 @@ const Case cases[] = {
     {"shape.vocab", "16777217", [](auto& p) { p.shape.vocab = (1 << 24) + 1; }},
     {"shape.heads", "5", [](auto& p) { p.shape.heads = 5; }},
     {"shape.kv_heads", "0", [](auto& p) { p.shape.kv_heads = 0; }},
-    {"shape.qk_dim", "31", [](auto& p) { p.shape.qk_dim = 31; }},
+    {"shape.rotary_dim", "32", [](auto& p) { p.shape.qk_dim = 31; }},
+    {"shape.rotary_dim", "31", [](auto& p) { p.shape.rotary_dim = 31; }},
+    {"shape.ssm_heads", "2", [](auto& p) { p.shape.ssm_heads = 2; }},
+    {"shape.ssm_heads", "7", [](auto& p) { p.layers[4].mixer = Mixer::mamba2, p.shape.ssm_heads = 7, p.shape.ssm_groups = 1; }},
+    {"shape.ssm_groups", "5", [](auto& p) { p.layers[4].mixer = Mixer::mamba2, p.shape.ssm_heads = 6, p.shape.ssm_groups = 5; }},
+    {"shape.dt_min", "another", [](auto& p) { p.shape.dt_min = 2, p.shape.dt_max = 1; }},
+    {"layers[4].mixer", "99", [](auto& p) { p.layers[4].mixer = Mixer(99); }},
+    {"layers[4].ffn", "3", [](auto& p) { p.layers[4].ffn = Ffn(3); }},
     {"shape.v_dim", "32", [](auto& p) { p.shape.v_dim = 32; }},
     {"shape.n_state", "0", [](auto& p) { p.shape.n_state = 0; }},
     {"shape.conv_taps", "5", [](auto& p) { p.shape.conv_taps = 5; }},
@@ -48,8 +55,10 @@ const Case cases[] = {
     {"layers[6].up_proj.scheme.group", "32", [](auto& p) { p.layers[6].up_proj = {8, {Grid::uniform, Granularity::row, 32, false}}; }},
     {"layers[7].down_proj.activation", "a8s", [](auto& p) { p.layers[7].down_proj.activation = Activation::a8s; }},
     {"layers[7].down_proj.state", "s8", [](auto& p) { p.layers[7].down_proj.state = State::s8; }},
-    {"layers[7].scan.state", "s8", [](auto& p) { p.layers[7].scan.state = State::s8; }},
-    {"layers[0].attention.state", "s4", [](auto& p) { p.layers[0].attention.state = State::s4; }},
+    {"layers[7].scan.state", "s4", [](auto& p) { p.layers[7].scan.state = State::s4; }},
+    {"layers[7].conv.state", "s4", [](auto& p) { p.layers[7].conv.state = State::s4; }},
+    {"layers[0].attention.state", "s16", [](auto& p) { p.layers[0].attention.state = State::s16; }},
+    {"layers[2].attention.state", "f32", [](auto& p) { p.layers[1].attention.state = State::s8; }},
     {"layers[0].attention.activation", "a8", [](auto& p) { p.layers[0].attention.activation = Activation::a8; }},
 };
 
@@ -69,6 +78,16 @@ TEST_CASE("find_fault: names the first broken field") {
     CHECK(fault->found == c.found);
     CHECK_FALSE(fault->expected.empty());
   }
+}
+
+TEST_CASE("find_fault: every format of a state, K and V in the layer that reads them too") {
+  for (const StateKind kind : state_kinds)
+    for (const State format : {State::f32, State::f16, State::s16, State::s8, State::s4}) {
+      RuntimePlan plan = runtime_plan(presets::hymba_tiny(f::w4g32));
+      set_state(plan, kind, 1, format);
+      CHECK(bool(find_fault(plan)) == !state_allowed(kind, format));
+      CHECK(state_allowed(kind, format) == (format != (kind == StateKind::kv ? State::s16 : State::s4)));
+    }
 }
 
 TEST_CASE("find_fault: every format name of the readers is a legal weight") {

@@ -3,6 +3,7 @@
 #include "mixed_plan.hpp"
 
 #include <klens/model/generic.hpp>
+#include <klens/quant/apply.hpp>
 #include <klens/report/specialised_program.hpp>
 #include <klens/report/specialised_project.hpp>
 
@@ -38,10 +39,7 @@ Model tiny() {
   return std::move(*model);
 }
 
-void set_plan(Model& model) {
-  int component = 0;
-  for_each_site(klens_plan::mixed_plan, [&](const Site& site) { REQUIRE(model.set_format(component++, site.precision)); });
-}
+void set_plan(Model& model) { REQUIRE(apply_plan(model, runtime_plan(klens_plan::mixed_plan))); }
 
 std::string file_text(const std::string& path) {
   const auto text = read_text(path, 1 << 20);
@@ -93,6 +91,10 @@ TEST_CASE("program: logits of a packed file are the generic way's, other files a
   CHECK(call({"info", folder / "other.klens"}) == 1);                        // another format at one site
   CHECK(call({"info", KLENS_EXAMPLES "/models/hymba-tiny"}) == 1);           // not packed
   CHECK(call({"info", folder / "none.klens"}) == 1);
+  set_plan(model);
+  REQUIRE(model.set_state_format("model.layers.0.kv_cache", State::f32));
+  REQUIRE(model.write(folder / "states.klens", options));
+  CHECK(call({"info", folder / "states.klens"}) == 1);                       // another format of one state
   std::filesystem::resize_file(folder / "mixed.klens", 100000);
   CHECK(call({"info", folder / "mixed.klens"}) == 1);
 }

@@ -7,7 +7,7 @@
 #include <klens/model/choose.hpp>
 #include <klens/model/generic.hpp>
 #include <klens/model/session.hpp>
-#include <klens/plan/document.hpp>
+#include <klens/quant/apply.hpp>
 
 #include <mixed.hpp>
 
@@ -24,12 +24,8 @@ constexpr int tokens = 70, decoded = 4;   // over the 64 rows of a chunk, so tha
 Model mixed_model() {
   auto model = load_model(KLENS_EXAMPLES "/models/hymba-tiny");
   REQUIRE_MESSAGE(bool(model), model.error().message());
-  int component = 0;
-  for_each_site(klens_plan::mixed_plan, [&](const Site& site) {
-    REQUIRE(model->components()[std::size_t(component)].role == site.role);
-    const auto set = model->set_format(component++, site.precision);
-    REQUIRE_MESSAGE(bool(set), set.error().message());
-  });
+  const auto set = apply_plan(*model, runtime_plan(klens_plan::mixed_plan));
+  REQUIRE_MESSAGE(bool(set), set.error().message());
   return std::move(*model);
 }
 
@@ -112,6 +108,15 @@ TEST_CASE("specialised: another format or another shape is refused, and would no
   CHECK(refused.error().message().find("model.layers.3.mamba.x_proj.0': expected f16a8") != std::string::npos);
   CHECK_FALSE(same_bits(run(model, generic_reference(), 1, false), expected));
 
+  REQUIRE(model.set_format(component, formats::f16a8));
+  REQUIRE(model.set_state_format("model.layers.3.mamba.scan_state", State::s16));
+  const auto state = Session::create(model, program_of(table), {}, {.context = 128});
+  REQUIRE_FALSE(state);
+  CHECK(state.error().message().find("'model.layers.3.mamba.scan_state': expected s8, which the program was compiled for, found s16") != std::string::npos);
+  CHECK_FALSE(same_bits(run(model, generic_reference(), 1, false), expected));
+  REQUIRE(model.set_state_format("model.layers.3.mamba.scan_state", State::s8));
+  REQUIRE(Session::create(model, program_of(table), {}, {.context = 128}));
+
   SpecialisedTable other = table;
   other.shape_hash ^= 1;
   const auto wrong = Session::create(model, program_of(other), {}, {.context = 128});
@@ -129,10 +134,11 @@ TEST_CASE("specialised: memory of a session is what the budget says") {
   CHECK(model.hash() == shape_hash(plan));
   std::int64_t states = 0;
   for (int l = 0; l < plan.shape.layers; ++l) {
-    const StateExtent e = state_extent(plan.shape, owns_kv(plan.layers, l), kv_capacity(plan.shape, 500));
-    states += 4 * (e.k + e.v + e.conv + e.scan);
+    const LayerPlan& layer = plan.layers[std::size_t(l)];
+    states += state_extent(plan.shape, layer.mixer, owns_kv(plan.layers, l), {layer.attention.state, layer.conv.state, layer.scan.state},
+                           kv_capacity(plan.shape, 500)).bytes();
   }
-  CHECK(states == state_bytes(plan.shape) + kv_bytes(plan, 500));
+  CHECK(states == state_bytes(plan) + kv_bytes(plan, 500));
 }
 
 TEST_CASE("specialised: choosing a level is a function of tables and features") {

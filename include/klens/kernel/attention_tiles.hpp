@@ -5,9 +5,9 @@
 //   mix           o[r][c] += p[r][t] v[t][c], t ascending                                            lane = column
 //
 // g: the groups of columns that share a scale (s4; one group for s8; f32 and f16 have no scale). Each sum in brackets
-// is one FMA chain over d ascending; codes become floats in registers, exactly. Tiles are M rows x blocks_of<M> vectors:
-// 8 x 2 to 1 x 8 on 32 registers, 6 x 1 to 1 x 4 on 16 that come in pairs: enough chains to hide an FMA's 4 cycles, and
-// more FMAs than loads. A tile that hangs over the end repeats the last block or vector: no tails.
+// is one FMA chain over d ascending; codes become floats in registers, exactly. Tiles are M rows x blocks_of<M>
+// vectors: 8 x 2 to 1 x 8 on 32 registers, 6 x 1 to 1 x 4 on 16 that come in pairs: enough chains to hide an FMA's 4
+// cycles, and more FMAs than loads. A tile that hangs over the end repeats the last block or vector: no tails.
 #pragma once
 
 #include <klens/kernel/args.hpp>
