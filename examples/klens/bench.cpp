@@ -3,12 +3,12 @@
 #include "bench_levels.hpp"
 #include "bench_table.hpp"
 #include "common.hpp"
+#include "policy.hpp"
 #include "text.hpp"
 
 #include <klens/io/atomic_file.hpp>
 #include <klens/lens/speed.hpp>
 
-#include <klens/model/generic.hpp>
 #include <klens/report/table.hpp>
 
 #include <charconv>
@@ -23,6 +23,7 @@ struct Options {
   std::string run, reasons, rivals,
       kernel_formats = "f32,f16,bf16,w8,w8a16,w8a8,w6,w5,w4,w4a8,w3,w2,w4g32,w4g32a16,w4g32a8,nf4g64";
   int rows = 0, cols = 0, repeats = 7;
+  Policy policy = Policy::exact;  // of bench model
   bool quick = false, no_rivals = false;
 };
 
@@ -126,6 +127,7 @@ Result<void> bench_table(const Options& o) {
 /// Decode time of every component in every format (one token, one thread), and the speed of the model as it is.
 Result<void> bench_model(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(Model model, load_model(o.model));
   ThreadTeam team(o.common.thread_count());
   const auto formats = split_list(o.formats);
@@ -137,18 +139,20 @@ Result<void> bench_model(const Options& o) {
     for (const auto& name : formats) {
       if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
       KLENS_TRY(const Precision p, format_of(name));
+      const bool fast = o.policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
       auto [it, fresh] = seen.try_emplace({int(c.rows), int(c.cols), name}, 0.0);
       if (fresh) {
-        KLENS_TRY(LinearBench bench, LinearBench::make(p, int(c.rows), int(c.cols), 1));
+        KLENS_TRY(LinearBench bench, LinearBench::make(p, int(c.rows), int(c.cols), 1, 1, 1, fast));
         it->second = decode_microseconds(bench, *table, o.repeats);
       }
       rows.push_back({{"component", c.name}, {"format", name}, {"microseconds", it->second}});
+      if (fast) rows.back()["policy"] = name_of(o.policy);
       progress(++done, std::int64_t(model.components().size() * formats.size()));
     }
   }
   progress.clear();
-  KLENS_TRY(const Speed speed, measure_speed(model, generic_program(*table), team.team()));
-  const nlohmann::json out = {{"schema", "klens.timings/1"},
+  KLENS_TRY(const Speed speed, measure_speed(model, program, team.team()));
+  nlohmann::json out = {{"schema", "klens.timings/1"},
                               {"model", o.model},
                               {"level", name_of(table->level)},
                               {"threads", o.common.thread_count()},
@@ -156,12 +160,17 @@ Result<void> bench_model(const Options& o) {
                               {"decode_tokens_per_second", speed.decode_tokens_per_second},
                               {"decode_microseconds", 1e6 / speed.decode_tokens_per_second},
                               {"entries", rows}};
+  name_policy(out, model, program);
   if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
   if (o.common.json)
     fmt::print("{}\n", out.dump(1));
   else {
     Table shown{{"rows x cols"}, {}};
-    for (const auto& f : formats) shown.header.push_back(f);
+    for (const auto& f : formats) {
+      KLENS_TRY(const Precision p, format_of(f));
+      const bool fast = o.policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
+      shown.header.push_back(fast ? f + " fast" : f);
+    }
     std::map<std::pair<int, int>, std::map<std::string, double>> by_shape;
     for (const auto& [key, us] : seen) by_shape[{std::get<0>(key), std::get<1>(key)}][std::get<2>(key)] = us;
     for (const auto& [shape, times] : by_shape) {
@@ -170,8 +179,9 @@ Result<void> bench_model(const Options& o) {
       for (const auto& f : formats) cells.push_back(fmt::format("{:.1f}", times.at(f)));
     }
     fmt::print("{}microseconds per token, one thread, level {}\n", shown.text(), name_of(table->level));
-    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads\n", o.model,
-               speed.prefill_tokens_per_second, speed.decode_tokens_per_second, o.common.thread_count());
+    fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads{}\n", o.model,
+               speed.prefill_tokens_per_second, speed.decode_tokens_per_second, o.common.thread_count(),
+               o.policy == Policy::fast ? ", " + policy_text(model, program) : "");
   }
   return {};
 }
@@ -193,6 +203,7 @@ void add_bench(CLI::App& app, int& status) {
   CLI::App* table = bench->add_subcommand(
       "table", "The page of a run of `bench kernels`\nExample: klens bench table kernels.json -o benchmarks.md");
   add_common(*model, o->common);
+  add_policy(*model, o->policy);
   kernels->add_flag("--json", o->common.json, "Print JSON instead of text");
   kernels->add_option("--isa", o->common.isa, "One ISA level (default: KLENS_ISA, else every level this machine has)");
   kernels->add_option("--levels", o->levels, "ISA levels, separated by commas");

@@ -1,5 +1,6 @@
 // klens doctor: what this machine can run, what was compiled in, and what would be chosen.
 #include "common.hpp"
+#include "policy.hpp"
 
 #include <klens/report/table.hpp>
 #include <klens/version.hpp>
@@ -52,14 +53,20 @@ Result<void> run(const Common& common) {
                           is_chosen ? "<- chosen" : ""});
   }
   for (const auto& [name, version] : libraries) versions[name] = version;
+  const Result<Program> fast = fast_program(*chosen);
+  nlohmann::json policies = {"exact"};
+  if (fast) policies.push_back("fast");
   if (common.json) {
     fmt::print("{}\n", nlohmann::json{{"klens", KLENS_VERSION}, {"cpu", cpu_name()}, {"features", feature_list(cpu)}, {"tiles", tiles_text()}, {"threads", common.thread_count()},
-                                      {"level", name_of(chosen->level)}, {"levels", levels}, {"libraries", versions}}.dump(1));
+                                      {"level", name_of(chosen->level)}, {"policies", policies}, {"levels", levels},
+                                      {"libraries", versions}}.dump(1));
     return {};
   }
   fmt::print("klens {}, compiled by {}\n", KLENS_VERSION, __VERSION__);
   fmt::print("CPU: {}, {} threads\nfeatures: {}\nAMX tiles: {}\n\n{}\n", cpu_name(), common.thread_count(), feature_list(cpu), tiles_text(), table.text());
   fmt::print("kernels of every site run on level {}: {}\n", name_of(chosen->level), kernels_text(chosen->level));
+  fmt::print("--policy fast: {}\n",
+             fast ? "bf16 weights with f32 activations by bf16 products" : fast.error().message());
   std::string line;
   for (const auto& [name, version] : libraries) line += (line.empty() ? "" : ", ") + name + " " + version;
   fmt::print("libraries: {}\n", line);

@@ -1,10 +1,10 @@
 // klens eval: one row per artefact: perplexity with its error on each text, KL and top-1, bytes, speed.
 #include "common.hpp"
+#include "policy.hpp"
 #include "text.hpp"
 
 #include <klens/lens/evaluate.hpp>
 #include <klens/lens/speed.hpp>
-#include <klens/model/generic.hpp>
 #include <klens/report/report.hpp>
 
 namespace klens::cli {
@@ -14,6 +14,7 @@ struct Options {
   Common common;
   std::vector<std::string> models, texts;
   std::string against, output;
+  Policy policy = Policy::exact;
   int windows = 0;
   bool no_speed = false;
 };
@@ -41,7 +42,8 @@ int rival_of(const nlohmann::json& rows, std::size_t plan) {
 
 Result<void> run(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
-  const Program program = generic_program(*table);
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
+  const Program exact = generic_program(*table);  // of the reference, under either policy
   ThreadTeam team(o.common.thread_count());
   std::optional<Model> reference;
   if (!o.against.empty()) {
@@ -52,6 +54,7 @@ Result<void> run(const Options& o) {
     KLENS_TRY(ids.emplace_back(), ids_of_text(o.against.empty() ? o.models.front() : o.against, text));
   }
   nlohmann::json rows = nlohmann::json::array();
+  std::string policies;  // of the rows, where the policy is fast
   std::vector<std::vector<Evaluation>> results;
   Progress progress("eval");
   const std::int64_t total = std::int64_t(o.models.size() * o.texts.size());
@@ -64,7 +67,7 @@ Result<void> run(const Options& o) {
       options.windows = o.windows, options.text_name = stem_of(o.texts[t]), options.cancel = &interrupted;
       const std::int64_t before = std::int64_t((results.size() - 1) * ids.size() + t);
       options.progress = [&](std::int64_t done, std::int64_t all) { progress(before * 1000 + done * 1000 / all, total * 1000); };
-      const Runner runner{&model, program}, teacher{reference ? &*reference : nullptr, program};
+      const Runner runner{&model, program}, teacher{reference ? &*reference : nullptr, exact};
       KLENS_TRY(evaluations.emplace_back(), evaluate(runner, ids[t], team.team(), options, reference ? &teacher : nullptr));
       const Evaluation& e = evaluations.back();
       nlohmann::json row = {{"text", options.text_name}, {"ppl", e.ppl}, {"ppl_se", e.ppl_se}, {"windows", e.windows}};
@@ -81,6 +84,8 @@ Result<void> run(const Options& o) {
       KLENS_TRY(const Speed speed, measure_speed(model, program, team.team()));
       row.update({{"prefill_tokens_per_second", speed.prefill_tokens_per_second}, {"decode_tokens_per_second", speed.decode_tokens_per_second}});
     }
+    name_policy(row, model, program);
+    if (o.policy == Policy::fast) policies += fmt::format("{}: {}\n", stem_of(path), policy_text(model, program));
     rows.push_back(std::move(row));
   }
   progress.clear();
@@ -96,8 +101,15 @@ Result<void> run(const Options& o) {
                           {"bound", d.bound}, {"verdict", verdict_of(d)}});
     }
   }
-  const nlohmann::json out = {{"schema", "klens.eval/1"}, {"model", stem_of(o.against.empty() ? o.models.front() : o.against)},
-                              {"machine", fmt::format("level {}, {} threads", name_of(table->level), o.common.thread_count())}, {"rows", rows}, {"verdicts", verdicts}};
+  const std::string policy = o.policy == Policy::fast ? ", policy fast" : "";
+  const std::string machine =
+      fmt::format("level {}, {} threads{}", name_of(table->level), o.common.thread_count(), policy);
+  nlohmann::json out = {{"schema", "klens.eval/1"},
+                        {"model", stem_of(o.against.empty() ? o.models.front() : o.against)},
+                        {"machine", machine},
+                        {"rows", rows},
+                        {"verdicts", verdicts}};
+  if (o.policy == Policy::fast) out["policy"] = name_of(o.policy);
   if (!o.output.empty()) KLENS_OK(write_file(o.output, to_text(out, 1) + "\n"));
   if (o.common.json) {
     fmt::print("{}\n", to_text(out, 1));
@@ -105,8 +117,10 @@ Result<void> run(const Options& o) {
   }
   fmt::print("{}", klens::detail::eval_table(out).text());
   if (const Table table_of_verdicts = klens::detail::verdict_table(out); !table_of_verdicts.rows.empty()) fmt::print("\n{}", table_of_verdicts.text());
-  fmt::print("\nPPL +- one standard error; KL and top-1 on {}{}; dNLL: plan minus uniform, paired by windows, nat per token; level {}, {} threads\n",
-             stem_of(o.texts.front()), o.against.empty() ? " (none: give --against)" : ", against " + stem_of(o.against), name_of(table->level), o.common.thread_count());
+  fmt::print("\nPPL +- one standard error; KL and top-1 on {}{}; dNLL: plan minus uniform, paired by windows, "
+             "nat per token; {}\n{}",
+             stem_of(o.texts.front()),
+             o.against.empty() ? " (none: give --against)" : ", against " + stem_of(o.against), machine, policies);
   return {};
 }
 
@@ -117,6 +131,7 @@ void add_eval(CLI::App& app, int& status) {
   CLI::App* c = app.add_subcommand("eval", "Perplexity with its error, KL, top-1, bytes and speed: one row for each file\n"
                                            "Example: klens eval w4.klens plan.klens --against examples/models/hymba-tiny --text examples/data/heldout.txt");
   add_common(*c, o->common);
+  add_policy(*c, o->policy);
   c->add_option("MODELS", o->models, "Checkpoint folders and .klens files")->required();
   c->add_option("--text", o->texts, "Text file; may come several times")->required()->expected(1)->take_all();
   c->add_option("--against", o->against, "Reference for KL and top-1 (the checkpoint)");

@@ -1,8 +1,8 @@
 // klens generate: text after a prompt, streamed as it comes.
 #include "common.hpp"
+#include "policy.hpp"
 #include "tokenizer_of.hpp"
 
-#include <klens/model/generic.hpp>
 #include <klens/model/sample.hpp>
 #include <klens/model/session.hpp>
 
@@ -12,12 +12,14 @@ namespace {
 struct Options {
   Common common;
   std::string model, prompt;
+  Policy policy = Policy::exact;
   int tokens = 128;
   SamplingOptions sampling;
 };
 
 Result<void> run(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(const Tokenizer tokenizer, tokenizer_of(o.model));
   KLENS_TRY(const Model model, load_model(o.model));
   KLENS_TRY(const std::vector<std::int32_t> ids, tokenizer.try_encode(o.prompt, true));
@@ -26,7 +28,7 @@ Result<void> run(const Options& o) {
     return Error{ErrorCode::shape, o.model + ": tokenizer", fmt::format("at most {} tokens, the model's vocabulary", model.shape().vocab), std::to_string(tokenizer.vocab_size())};
 
   ThreadTeam team(o.common.thread_count());
-  KLENS_TRY(Session session, Session::create(model, generic_program(*table), team.team(), {.context = int(ids.size()) + o.tokens}));
+  KLENS_TRY(Session session, Session::create(model, program, team.team(), {.context = int(ids.size()) + o.tokens}));
   const auto start = std::chrono::steady_clock::now();
   const auto seconds = [&start] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count(); };
   KLENS_OK(session.prefill(ids));
@@ -54,12 +56,15 @@ Result<void> run(const Options& o) {
   emit(stream.finish());
   const double decode = seconds() - prefill;
   if (o.common.json) {
-    fmt::print("{}\n", nlohmann::json{{"prompt", o.prompt}, {"text", text}, {"ids", made}, {"prefill_seconds", prefill}, {"decode_seconds", decode}}
-                           .dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    nlohmann::json said = {{"prompt", o.prompt}, {"text", text}, {"ids", made}};
+    said.update({{"prefill_seconds", prefill}, {"decode_seconds", decode}});
+    name_policy(said, model, program);
+    fmt::print("{}\n", said.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else {
     fmt::print("\n");
-    fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, level {}\n", ids.size(), prefill * 1e3, made.size(),
-               double(made.size()) / std::max(decode, 1e-9), name_of(table->level));
+    const std::string policy = o.policy == Policy::fast ? ", " + policy_text(model, program) : "";
+    fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, level {}{}\n", ids.size(),
+               prefill * 1e3, made.size(), double(made.size()) / std::max(decode, 1e-9), name_of(table->level), policy);
   }
   return {};
 }
@@ -71,6 +76,7 @@ void add_generate(CLI::App& app, int& status) {
   CLI::App* c = app.add_subcommand("generate", "Continue a prompt; text streams as it is made\n"
                                                "Example: klens generate examples/models/hymba-tiny --prompt 'It was a dark' --temperature 0.8 --seed 1");
   add_common(*c, o->common);
+  add_policy(*c, o->policy);
   c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
   c->add_option("--prompt", o->prompt, "Text to continue")->required();
   c->add_option("--tokens", o->tokens, "Tokens to make")->check(CLI::Range(1, 1 << 20))->capture_default_str();

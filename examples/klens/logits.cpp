@@ -1,8 +1,8 @@
 // klens logits: the logits (hidden states, greedy continuation) of given tokens, as safetensors: for comparing implementations.
 #include "common.hpp"
+#include "policy.hpp"
 
 #include <klens/io/safetensors_writer.hpp>
-#include <klens/model/generic.hpp>
 #include <klens/model/sample.hpp>
 #include <klens/model/session.hpp>
 
@@ -12,12 +12,14 @@ namespace {
 struct Options {
   Common common;
   std::string model, ids, output;
+  Policy policy = Policy::exact;
   bool hidden = false;
   int greedy = 0;
 };
 
 Result<void> run(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
+  KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(const Model model, load_model(o.model));
   KLENS_TRY(const Safetensors file, Safetensors::open(o.ids));
   const TensorView* input = file.find("input_ids");
@@ -39,10 +41,12 @@ Result<void> run(const Options& o) {
   if (o.hidden)
     for (int l = 0; l <= s.layers; ++l) specs.push_back({fmt::format("hidden.{}", l), DType::f32, {batch, tokens, s.hidden}});
   if (o.greedy > 0) specs.push_back({"greedy", DType::i64, {batch, o.greedy}});
-  KLENS_TRY(SafetensorsWriter out, SafetensorsWriter::create(o.output, specs));
+  SafetensorsWriter::Metadata metadata;
+  if (o.policy == Policy::fast) metadata.emplace_back("policy", policy_text(model, program));
+  KLENS_TRY(SafetensorsWriter out, SafetensorsWriter::create(o.output, specs, metadata));
 
   ThreadTeam team(o.common.thread_count());
-  KLENS_TRY(Session session, Session::create(model, generic_program(*table), team.team(), {.context = int(tokens) + o.greedy}));
+  KLENS_TRY(Session session, Session::create(model, program, team.team(), {.context = int(tokens) + o.greedy}));
   const std::int64_t stride = logit_stride(s);
   Buffer<float> logits(std::size_t(tokens * stride));
   std::vector<Buffer<float>> states;
@@ -73,8 +77,14 @@ Result<void> run(const Options& o) {
   if (o.greedy > 0) KLENS_OK(out.append(std::as_bytes(std::span(greedy))));
   KLENS_OK(out.finish());
   progress.clear();
-  if (o.common.json)
-    fmt::print("{}\n", nlohmann::json{{"output", o.output}, {"batch", batch}, {"tokens", tokens}, {"level", name_of(table->level)}}.dump());
+  if (o.common.json) {
+    nlohmann::json said = {{"output", o.output}, {"batch", batch}, {"tokens", tokens}};
+    said["level"] = name_of(table->level);
+    name_policy(said, model, program);
+    fmt::print("{}\n", said.dump());
+  } else if (o.policy == Policy::fast) {
+    fmt::print("{}\n", policy_text(model, program));
+  }
   return {};
 }
 
@@ -85,6 +95,7 @@ void add_logits(CLI::App& app, int& status) {
   CLI::App* c = app.add_subcommand("logits", "Logits of given token ids, to a safetensors file\n"
                                              "Example: klens logits examples/models/hymba-tiny --ids ids.safetensors --hidden --greedy 32 -o out.safetensors");
   add_common(*c, o->common);
+  add_policy(*c, o->policy);
   c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
   c->add_option("--ids", o->ids, "safetensors with input_ids, I64 [B, T]")->required();
   c->add_flag("--hidden", o->hidden, "Write hidden.0 (embedding) to hidden.L (after the final norm) too");

@@ -126,7 +126,7 @@ class Probe {
   void head(const SiteView& site, const float* normed, int tokens, Worker& worker, float* logits) const {
     Pass pass{&model_->view(), nullptr, &worker.work, program_.table, {}, nullptr, 0, tokens};
     decoder::Input in{normed, stride_, model_->shape().hidden};
-    const TableOps ops{&model_->view(), program_.table};
+    const TableOps ops{&model_->view(), program_.table, program_.policy};
     const decoder::Target<Role::lm_head> to{&site, logits, logit_stride(model_->shape())};
     decoder::project(ops, pass, model_->shape().layers, in, to);
   }

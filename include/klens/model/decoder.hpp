@@ -7,9 +7,9 @@
 //   in up's epilogue; the residual in out_proj's and down's
 //   in_proj rows: q | k | v | x | gate, without k and v where K and V are another layer's (arXiv 2411.13676)
 //
-// An Ops has: shape(), window(l), kv_source(l), widens_a8(), precision(l, role, site), linear(l, role, site, args), and
-// one member per kernel. `l` is an int or a std::integral_constant: FixedOps passes constants and its branches fold
-// away. Nothing here allocates, and no arithmetic on values is done here: it is in the kernels.
+// An Ops has: shape(), window(l), kv_source(l), widens_a8(), precision(l, role, site), linear(l, role, site, args), a member
+// per kernel, and is_fast(precision) where it knows the policy `fast`. `l` is an int or a std::integral_constant: FixedOps
+// passes constants and its branches fold away. Nothing here allocates or does arithmetic on values: kernels do.
 #pragma once
 
 #include <klens/isa/features.hpp>
@@ -23,6 +23,7 @@ namespace klens::inline KLENS_NS {
 struct TableOps {
   const ModelView* model;
   const KernelTable* table;
+  Policy policy = Policy::exact;
 
   KLENS_INLINE const Shape& shape() const { return model->shape; }
   KLENS_INLINE int window(int l) const { return model->layers[l].window; }
@@ -33,7 +34,15 @@ struct TableOps {
     const Features f = needs(table->level);
     return !has(f, Feature::avx_vnni) && !has(f, Feature::avx512_vnni);
   }
-  KLENS_INLINE void linear(int, Role, const SiteView& site, const LinearArgs& a) const { linear_of(*table, site.w.precision)(a); }
+  /// A site of this precision runs linear_fast, from rows of bf16.
+  KLENS_INLINE bool is_fast(const Precision& p) const {
+    return policy == Policy::fast && fast_linear_of(*table, p) != nullptr;
+  }
+  KLENS_INLINE void linear(int, Role, const SiteView& site, const LinearArgs& a) const {
+    const Precision& p = site.w.precision;
+    (is_fast(p) ? fast_linear_of(*table, p) : linear_of(*table, p))(a);
+  }
+  KLENS_INLINE void round_rows(const RoundRowsArgs& a) const { table->round_rows(a); }
   KLENS_INLINE void quantize_row(const QuantizeRowArgs& a) const { table->quantize_row(a); }
   KLENS_INLINE void rms_norm(const RmsNormArgs& a) const { table->rms_norm(a); }
   KLENS_INLINE void norm_quantize(const NormQuantizeArgs& a) const { table->norm_quantize(a); }
@@ -64,7 +73,8 @@ KLENS_INLINE void split(const Team& team, int items, int grain, const Body& body
 
 inline constexpr int token_grain = 8;  // tokens per block of the row-wise kernels: some 10 us of work
 
-/// The input rows of one or more linears: f32 as they are, and quantized once per activation format that a reader asks for.
+/// The input rows of one or more linears: f32 as they are, and quantized once per activation format that a reader asks
+/// for, rounded to bf16 once for all that run fast.
 struct Input {
   const float* x;                      // nullptr: only quantized rows exist
   std::int64_t stride;
@@ -73,6 +83,7 @@ struct Input {
   std::int64_t absmax_stride = 0;
   Activation held = Activation::f32;   // what the quantized buffers hold now
   bool integers = false, floats = false;   // in which shapes
+  bool rounded = false;                // the rows of bf16 are there
 };
 
 /// Where the quantized rows of a pass go: integers (q8, q16 and sums), floats, or both.
@@ -91,6 +102,22 @@ KLENS_INLINE QuantizeRowArgs quantized_rows(const Ops& ops, const Pass& pass, Ac
   return a;
 }
 
+/// The rows of `in` as linear_fast reads them.
+template <class Ops>
+KLENS_INLINE const bf16* rounded_rows(const Ops& ops, const Pass& pass, Input& in) {
+  bf16* rows = reinterpret_cast<bf16*>(pass.work->base + pass.work->at.rounded);
+  if (!in.rounded) {
+    split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) {
+      RoundRowsArgs a;
+      a.x = in.x, a.x_stride = in.stride, a.cols = in.cols, a.y = rows, a.stride = in.stride;
+      a.begin = begin, a.end = end;
+      ops.round_rows(a);
+    });
+    in.rounded = true;
+  }
+  return rows;
+}
+
 /// Rows in the format a site of precision `p` reads.
 template <class Ops>
 KLENS_INLINE ActRows rows_for(const Ops& ops, const Pass& pass, Input& in, const Precision& p) {
@@ -98,6 +125,8 @@ KLENS_INLINE ActRows rows_for(const Ops& ops, const Pass& pass, Input& in, const
   rows.stride = in.stride;
   if (p.activation == Activation::f32) {
     rows.f32 = in.x;
+    if constexpr (requires { ops.is_fast(p); })
+      if (ops.is_fast(p)) rows.rounded = rounded_rows(ops, pass, in);
     return rows;
   }
   const bool as_float = dot_kind_of(p) == DotKind::f32;

@@ -180,6 +180,9 @@ class Session {
   /// Every site's format needs a kernel; asked once per change of a format.
   Result<void> check_kernels() {
     if (seen_ == model_->version()) return {};
+    if (program_.specialised && program_.policy == Policy::fast)
+      return Error{ErrorCode::usage, model_->path() + ": policy of the program",
+                   "exact: a specialised program has no faster linears", "fast"};
     if (program_.specialised && program_.shape_hash != model_->hash())
       return Error{ErrorCode::shape, model_->path() + ": shape of the model", "the shape the program was compiled for", "another"};
     for (int c = 0; c < int(model_->components().size()); ++c) {

@@ -10,9 +10,23 @@
 #include <klens/kernel/args.hpp>
 #include <klens/plan/plan.hpp>
 
+#include <string_view>
+
 namespace klens {
 
-/// A linear of the model. Its kernel follows from `w.precision` (linear_of).
+/// What linears may do to the bits. exact: the same on every machine and level (docs/numerics.md). fast: the faster
+/// kernels of a level that has some, for the formats they serve; its bits are that level's own, still the same for any
+/// cut of the tokens and any number of threads.
+enum class Policy { exact, fast };
+
+constexpr std::string_view name_of(Policy policy) { return policy == Policy::fast ? "fast" : "exact"; }
+
+/// The kernel of the policy `fast` for a precision, or null: linear_of() then, under either policy.
+KLENS_INLINE constexpr Kernel<LinearArgs> fast_linear_of(const KernelTable& table, const Precision& p) {
+  return p.activation == Activation::f32 ? table.linear_fast[int(codec_of(p))] : nullptr;
+}
+
+/// A linear of the model. Its kernel follows from `w.precision` (linear_of, fast_linear_of).
 struct SiteView {
   PackedMatrix w;
   const float* bias = nullptr;          // [round_up(rows, 16)] or nullptr
@@ -91,6 +105,7 @@ struct WorkspaceLayout {
   std::int64_t x = 0, normed = 0, in = 0, conv = 0, small = 0, rank = 0, b = 0, c = 0, dt = 0, attention = 0, scan = 0;
   std::int64_t gate = 0, up = 0;
   std::int64_t q8 = 0, q16 = 0, sums = 0, qf32 = 0, scale = 0;
+  std::int64_t rounded = 0;             // rows of bf16, policy `fast`
   std::int64_t absmax = 0, absmax_stride = 0;   // of the rows of down_proj, a maximum per 16 columns
   std::int64_t attention_scratch = 0, attention_scratch_stride = 0, linear_scratch = 0;
   std::int64_t floats = 0;              // of the arena
@@ -139,6 +154,7 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, int toke
   w.sums = take(used, t * w.act_stride / row_unit);
   w.qf32 = take(used, t * w.act_stride);
   w.scale = take(used, t);
+  w.rounded = take(used, div_up(t * w.act_stride, 2));
   w.absmax_stride = div_up(s.ffn, lanes);
   w.absmax = take(used, t * w.absmax_stride);
   w.attention_scratch_stride = round_up(attention_scratch(capacity), lanes);
@@ -179,6 +195,7 @@ struct Program {
   std::uint64_t shape_hash = 0;
   const Precision* formats = nullptr;   // [sites], in the order of for_each_site
   int sites = 0;
+  Policy policy = Policy::exact;        // fast: the generic way's alone (fast_program)
 };
 
 }  // namespace klens

@@ -86,6 +86,11 @@ inline Result<Call> parse_call(int argc, char** argv) {
       call.model = word;
     } else if (word == "--json") {
       call.json = true;
+    } else if (word == "--policy") {  // `fast` is of the generic way alone: a plan's kernels are the exact ones
+      if (i + 1 == argc || std::string_view(argv[i + 1]) != "exact")
+        return Error{ErrorCode::usage, word, "exact: a specialised program has no faster linears",
+                     i + 1 == argc ? "nothing" : "'" + std::string(argv[i + 1]) + "'"};
+      ++i;
     } else if (known.find(" " + word + " ") == std::string::npos) {
       return Error{ErrorCode::usage, call.command, "one of" + known.substr(0, known.size() - 1), "'" + word + "'"};
     } else if (i + 1 == argc) {
