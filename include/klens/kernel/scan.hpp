@@ -96,18 +96,21 @@ KLENS_NOINLINE void run(const ScanArgs& a, int t, const Group* group) {
   const std::int64_t padded = round_up(a.channels, lanes), b_stride = a.b_stride, c_stride = a.c_stride;
   const float* b = a.b + t * b_stride;
   const float* c = a.c + t * c_stride;
+  state_detail::stored<S>* state[G];   // copies: vector stores may alias what a and group point to
+  const float* a2[G];
+  unroll<G>([&](int g) KLENS_INLINE_LAMBDA { state[g] = state_of<S>(group[g]), a2[g] = a.a2 + group[g].first; });
   const int states = a.n_state;
   state_detail::Stride stride;
   for (int n = 0; n < states; ++n) {
     unroll<G>([&](int g) KLENS_INLINE_LAMBDA {
-      v16f h = state_detail::load_state(state_of<S>(group[g]) + n * lanes);
-      const v16f a2 = load(a.a2 + n * padded + group[g].first);
+      v16f h = state_detail::load_state(state[g] + n * lanes);
+      const v16f rate = load(a2[g] + n * padded);
       unroll<K>([&](int k) KLENS_INLINE_LAMBDA {
         Token& one = token[k * G + g];
-        update(h, one.y, one, a2, b[k * b_stride + n], c[k * c_stride + n]);
+        update(h, one.y, one, rate, b[k * b_stride + n], c[k * c_stride + n]);
         if constexpr (S == State::f16) h = state_detail::round_half(h, stride.of(words[k * G + g]));
       });
-      state_detail::store_state(state_of<S>(group[g]) + n * lanes, h);
+      state_detail::store_state(state[g] + n * lanes, h);
     });
     if constexpr (S == State::f16) stride.next();
   }

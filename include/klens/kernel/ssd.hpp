@@ -142,12 +142,14 @@ KLENS_NOINLINE void run(const SsdArgs& a, int head, int t, const Factors& with, 
   const std::int64_t group = head / (a.heads / a.groups);
   const float* b = a.b + t * a.b_stride + group * a.n_state;
   const float* c = a.c + t * a.c_stride + group * a.n_state;
-  const std::int64_t b_stride = a.b_stride, c_stride = a.c_stride;   // stores through columns[].state could be these
+  const std::int64_t b_stride = a.b_stride, c_stride = a.c_stride;   // copies: vector stores may alias what a points to
+  state_detail::stored<S>* state[G];
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state[j] = state_of<S>(columns[j]); });
   const int states = a.n_state;
   state_detail::Stride stride;
   for (int n = 0; n < states; ++n) {
     v16f g[G];
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { g[j] = state_detail::load_state(state_of<S>(columns[j]) + n * lanes); });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { g[j] = state_detail::load_state(state[j] + n * lanes); });
     unroll<K>([&](int k) KLENS_INLINE_LAMBDA {
       const v16f bn = splat(b[k * b_stride + n]), cn = splat(c[k * c_stride + n]);
       unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
@@ -157,7 +159,7 @@ KLENS_NOINLINE void run(const SsdArgs& a, int head, int t, const Factors& with, 
         if constexpr (S == State::f16) g[j] = state_detail::round_half(g[j], stride.of(words[k * G + j]));
       });
     });
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state_detail::store_state(state_of<S>(columns[j]) + n * lanes, g[j]); });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state_detail::store_state(state[j] + n * lanes, g[j]); });
     if constexpr (S == State::f16) stride.next();
   }
   alignas(64) float sums[K * G * lanes];
