@@ -84,7 +84,7 @@ TEST_CASE("hymba-tiny: components, shapes, bytes") {
   CHECK(model.find("model.layers.8.mamba.in_proj") == -1);
   CHECK(model.parameters() == 5760544);
   CHECK(model.payload_bytes() == klens::weight_bytes(model.plan()));
-  CHECK(model.small_payload_bytes() == klens::small_bytes(s));
+  CHECK(model.small_payload_bytes() == klens::small_bytes(model.plan()));
 }
 
 TEST_CASE("a checkpoint that does not fit names the tensor") {

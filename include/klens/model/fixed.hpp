@@ -50,11 +50,16 @@ constexpr std::uint64_t linear_key(const Precision& p) {
 /// Equal for layers that may share an instantiation: kinds, linears, kv ownership, states. The first such layer.
 template <class AnyPlan>
 constexpr std::uint64_t layer_key(const AnyPlan& plan, int layer) {
+  // An array, not a chain of &&: gcc 12 merges neighbouring bytes of such a chain into one load and cannot evaluate that
+  // in a constant expression (internal error in cxx_eval_bit_field_ref).
+  const auto kinds = [&plan](int i) {
+    const LayerPlan& l = plan.layers[std::size_t(i)];
+    return std::array{int(owns_kv(plan.layers, i)), int(l.mixer), int(l.ffn), int(l.scan.state), int(l.attention.state), int(l.conv.state)};
+  };
   const LayerPlan& l = plan.layers[std::size_t(layer)];
   const auto same = [&](int other) {
     const LayerPlan& o = plan.layers[std::size_t(other)];
-    bool equal = owns_kv(plan.layers, layer) == owns_kv(plan.layers, other) && l.mixer == o.mixer && l.ffn == o.ffn &&
-                 l.scan.state == o.scan.state && l.attention.state == o.attention.state && l.conv.state == o.conv.state;
+    bool equal = kinds(layer) == kinds(other);
     for (const Role role : layer_roles)
       equal = equal && (!has_role(plan, layer, role) || linear_key(precision_of(l, role)) == linear_key(precision_of(o, role)));
     return equal;
