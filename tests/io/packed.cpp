@@ -38,7 +38,7 @@ struct Model {
 Model sample() {
   Model m;
   m.info = {"{\"model_type\": \"hymba\"}", "tokenizer \xc3\xa4 \"text\"", "", "made by a test",
-            0xfedcba9876543210u,           {{"layers.0.scan", "f32s8"}}};
+            0xfedcba9876543210u,           {{"layers.0.scan", "s8"}}};
   m.matrix("embed", "w4g32", 80, 44);
   m.tensor("norm", DType::f16, {12});
   m.matrix("a", "w8a8", 17, 12);
@@ -249,7 +249,7 @@ TEST_CASE("packed: a hostile header with a proper checksum") {
         ": header: tensors[1] 'norm': expected a known element type, found 'F8'");
   CHECK(with("fedcba98", "fedcbaZ8").starts_with(": header: 'shape_hash': expected 16 hexadecimal digits"));
   CHECK(with("fedcba98", "") == ": header: 'shape_hash': expected 16 hexadecimal digits, found '76543210'");
-  CHECK(with("f32s8", "s8") == ": header: site 'layers.0.scan': expected a format name, found a string 's8'");
+  CHECK(with("\"s8\"", "\"w8\"") == ": header: site 'layers.0.scan': expected f32, f16, s16, s8 or s4, found a string 'w8'");
   CHECK(with("\"plan\"", "\"plane\"") == ": header: 'plan': expected a string, found nothing");
   std::string newer = good;
   newer[8] = 9;

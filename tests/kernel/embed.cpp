@@ -49,7 +49,7 @@ TEST_CASE("embed: every format gives the oracle's dequantized row, bit for bit")
       std::vector<std::int32_t> ids;
       for (int i = 0; i < tokens; ++i) ids.push_back((i * 7 + 3) % rows);
       Guarded y(std::int64_t(tokens) * stride), again(y.size());
-      klens::EmbedArgs args{t.matrix, ids.data(), y.data(), stride, 0, tokens};
+      klens::EmbedArgs args{t.matrix, ids.data(), y.data(), stride, 1, 0, tokens};
       fixture::active().embed(args);
       int wrong = 0, padding = 0;
       for (int i = 0; i < tokens; ++i)
@@ -82,7 +82,7 @@ TEST_CASE("embed: the comparison sees one flipped bit of one code") {
   const std::int32_t id = 11;
   Guarded y(64);
   t.bytes.data()[4 * 11] ^= 1;  // line 0, row 11, input 0, code bit 0
-  klens::EmbedArgs args{t.matrix, &id, y.data(), 64, 0, 1};
+  klens::EmbedArgs args{t.matrix, &id, y.data(), 64, 1, 0, 1};
   fixture::active().embed(args);
   int wrong = 0;
   for (int k = 0; k < 64; ++k) wrong += y[k] != float(t.quantized.value[std::size_t(11 * 64 + k)]);

@@ -261,7 +261,9 @@ TEST_CASE("families: the same bits in any pieces, on any threads, on every level
         continue;
       }
       const double rms = distance(expected, reference, reference.size()).rms;
-      CHECK_MESSAGE((rms > 1e-5 && rms < 0.6), rms);   // a format changes the logits, and not beyond recognition
+      // A format changes the logits, and not beyond recognition: logits of another model are at about 1.4. Random weights
+      // average no error out; the largest are shared bamba's, 0.088 in w8 and 0.78 in w4g32a8.
+      CHECK_MESSAGE((rms > 1e-5 && rms < (std::string_view(name) == "w8" ? 0.1 : 0.9)), rms);
     }
   }
 }
@@ -281,7 +283,9 @@ TEST_CASE("families: every tensor counts") {
       const auto columns = std::size_t(t.count() / t.shape[0]);
       // A row that is in use: of the embedding, that of the first token; else the first.
       const std::size_t row = std::string(name).find("embed") != std::string::npos ? std::size_t(g.ids[0]) : 0;
-      write_disturbed(from, folder.path(), t.name, row * columns, 1.0f);
+      // dt is limited from above (time_step_limit), and a bias may lie beyond: down it always counts.
+      const bool limited = t.name.find("dt_bias") != std::string::npos;
+      write_disturbed(from, folder.path(), t.name, row * columns, limited ? -4.0f : 1.0f);
       const Errors e = errors_of(folder.path(), g, is_ref() ? 3 : 9);
       CHECK_FALSE(e.agree());
       ++checked;

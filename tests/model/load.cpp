@@ -68,7 +68,11 @@ std::string with(std::string config, const std::string& from, const std::string&
 TEST_CASE("hymba-tiny: components, shapes, bytes") {
   const klens::Model model = load();
   const klens::Shape& s = model.shape();
-  CHECK(s == klens::Shape{klens::Family::hymba, 8, 192, 4096, 6, 2, 32, 64, 384, 16, 4, 12, 528, 16, true, 1e-6f, 10000.0f});
+  klens::Shape expected{.family = klens::Family::hymba, .layers = 8, .hidden = 192, .vocab = 4096, .heads = 6, .kv_heads = 2,
+                        .qk_dim = 32, .v_dim = 64, .inner = 384, .n_state = 16, .conv_taps = 4, .dt_rank = 12, .ffn = 528,
+                        .meta = 16, .tied_head = true, .norm_eps = 1e-6f, .rope_theta = 10000.0f, .rotary_dim = 32,
+                        .inner_norms = true, .inner_norm_weights = true, .inner_norm_eps = 1e-6f};
+  CHECK(s == expected);
   REQUIRE(model.components().size() == 57);
   CHECK(model.components()[0].name == "model.embed_tokens");
   CHECK(model.components()[2].name == "model.layers.0.mamba.x_proj.0");

@@ -164,7 +164,7 @@ TEST_CASE("states: names, formats, and the layers that read another's K and V") 
   CHECK_FALSE(klens::apply_states(model, need(klens::parse_states("kv=s16"))));
 
   const klens::Model lfm2 = need(klens::load_model(families + "lfm2"));
-  CHECK(lfm2.find_state("model.layers.0.conv.conv_state") >= 0);
+  CHECK(lfm2.find_state("model.layers.1.conv.conv_state") >= 0);
   CHECK(lfm2.find_state("model.layers.2.self_attn.kv_cache") >= 0);
   CHECK(need(klens::load_model(families + "mamba")).find_state("backbone.layers.1.mixer.scan_state") >= 0);
 }

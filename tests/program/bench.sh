@@ -6,8 +6,10 @@ set -u
 good bench kernels --quick --rows 96 --cols 64 --tokens 16 --formats w4g32,w8a8,f32 --threads 1,2 -o run.json
 linears=$(grep -c '"kind": "\(cold\|hot\|gemm\)"' run.json)
 [ "$linears" -ge 18 ] || die "$linears rows of linears, not 3 formats x 3 kinds x 2 threads for each level"
+sequences=$(grep -c '"kind": "sequence"' run.json)
+[ "$sequences" -ge 100 ] || die "$sequences rows of sequence kernels"
 shares=$(awk '/"share": [0-9]/ { v = $2 + 0; if (v > 0 && v < 100) n++ } END { print n + 0 }' run.json)
-[ "$shares" -eq "$linears" ] || die "$shares of $linears rows have a share above 0"
+[ "$shares" -eq "$((linears + sequences))" ] || die "$shares of $linears + $sequences rows have a share above 0"
 for key in memory_microseconds microseconds kernel_error; do
   found=$(awk -v key="\"$key\":" '$1 == key && $2 + 0 > 0 { n++ } END { print n + 0 }' run.json)
   [ "$found" -ge "$linears" ] || die "$found of $linears rows have $key above 0"

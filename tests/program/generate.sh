@@ -1,5 +1,5 @@
 #!/bin/sh
-# klens generate: where a text ends, sessions that go on, Ctrl-C, and the same text from every source of the prompt.
+# klens generate: where a text ends, sessions that go on, Ctrl-C, and the same text wherever the prompt comes from.
 set -u
 . "$2/tests/program/support.sh"
 

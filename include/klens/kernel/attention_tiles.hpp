@@ -17,6 +17,15 @@
 namespace klens::inline KLENS_NS {
 namespace attention_detail {
 
+/// 16 numbers of a cache of f32, f16 or s8 as floats, exact.
+template <State F>
+KLENS_INLINE v16f load_cells(const unsigned char* p) {
+  static_assert(F == State::f32 || F == State::f16 || F == State::s8);
+  if constexpr (F == State::f32) return load(reinterpret_cast<const float*>(p));
+  else if constexpr (F == State::f16) return load_half(reinterpret_cast<const half*>(p));
+  else return to_float(load_i8(reinterpret_cast<const std::int8_t*>(p)));
+}
+
 #if defined(KLENS_HAS_AVX512)
 inline constexpr int most_rows = 8;
 template <int M>

@@ -12,6 +12,7 @@
 // Cost per value: f16 7 operations, s16 and s8 9 and a second pass. Tests: tests/kernel/scan.cpp, tests/kernel/ssd.cpp.
 #pragma once
 
+#include <klens/core/rows.hpp>
 #include <klens/format/scheme.hpp>
 #include <klens/simd/v16f.hpp>
 

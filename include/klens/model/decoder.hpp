@@ -1,4 +1,4 @@
-// 500 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 673 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //

@@ -1,6 +1,5 @@
-// Numbers of a KV cache as floats, and the multiply-add of attention's register tiles.
+// Numbers of s4 as floats, and the multiply-add of attention's register tiles.
 //
-//   load_cells<F>(p)      16 numbers of f32, f16 or s8 as floats, exact
 //   load_nibbles(p, of)   32 numbers of s4 in 16 bytes: the low nibbles, then the high ones, in [-8, 7]
 //   load_nibble(p, odd)   the low 16 of them, or the high
 //   prefetch_l2(p)        the line of p to L2, whatever p is. Assembly: gcc 12 takes a lambda of nothing but
@@ -8,19 +7,10 @@
 //   fma_tied(acc, a, b)   acc = fma(a, b, acc), with the accumulator's register tied: see simd/dot.hpp
 #pragma once
 
-#include <klens/format/scheme.hpp>
 #include <klens/simd/unpack.hpp>
 #include <klens/simd/v16f.hpp>
 
 namespace klens::inline KLENS_NS {
-
-template <State F>
-KLENS_INLINE v16f load_cells(const unsigned char* p) {
-  static_assert(F == State::f32 || F == State::f16 || F == State::s8);
-  if constexpr (F == State::f32) return load(reinterpret_cast<const float*>(p));
-  else if constexpr (F == State::f16) return load_half(reinterpret_cast<const half*>(p));
-  else return to_float(load_i8(reinterpret_cast<const std::int8_t*>(p)));
-}
 
 struct Nibbles { v16f low, high; };
 

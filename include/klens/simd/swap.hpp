@@ -4,6 +4,7 @@
 //   order_0213(v)      each four lanes as 0 2 1 3: int16 rows of linears (kernel/args.hpp, ActRows)
 #pragma once
 
+#include <klens/core/rows.hpp>
 #include <klens/simd/v16f.hpp>
 
 namespace klens::inline KLENS_NS {
