@@ -62,8 +62,9 @@ cat <<'EOF'
 - s16 scans and f16 KV caches cost less than 1e-7 nat everywhere: take them whenever bytes count.
 - s8 scans settle at 5e-5 to 8e-5 nat in the Mamba-1 layers of hymba-tiny and mamba-tiny after some 500 tokens and stay there:
   stochastic rounding adds noise, and the decay forgets it. In mamba2-tiny they go on growing slowly, from 5e-5 at 200 tokens to
-  3e-4 at 16 000: one scale serves all of a lane's values, and the largest of them keep growing with the text.
-- A KV cache in s4 costs a hundred times one in s8. The last bucket of hymba-tiny, whose training windows were far shorter, is noisier
-  for every KV format: one token in a thousand carries the mean.
+  3e-4 at 16 000, as do s16 and f16 in proportion. Slow heads, whose noise adds up for thousands of tokens, would look so; that
+  they are the reason is not shown.
+- A KV cache in s4 costs a hundred times one in s8. The last bucket of hymba-tiny, whose training windows were far shorter, is worse and
+  noisier for every KV format.
 - Convolution states hold the last three inputs only, so their cost cannot depend on the position, and does not.
 EOF
