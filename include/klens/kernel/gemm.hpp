@@ -277,6 +277,21 @@ KLENS_INLINE void group_starts(const ActRows& x, std::int64_t token, int tokens,
   }
 }
 
+/// What the end of a token's P panels reads and writes. Rows lie kilobytes apart and a line or two of each are wanted,
+/// which no hardware sees coming. Zen 4, 128 tokens of silu(gate) * up, 5504 x 1600 in w8a8: 8 ns per panel and token for
+/// the epilogue, not 50; the residual of down_proj 0, not 3. (Huge pages; with small ones nothing is won.)
+inline constexpr int rows_ahead = 8;
+template <int P>
+KLENS_INLINE void fetch_rows(const LinearArgs& a, std::int64_t token, std::int64_t panel) {
+  const std::int64_t at = token * a.y_stride + panel * lanes;
+  const float* const gate = a.epilogue != nullptr ? a.epilogue->gate : nullptr;
+  unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+    if (a.y != nullptr) __builtin_prefetch(a.y + at + p * lanes, 1, 3);
+    if (a.residual != nullptr && a.residual != a.y) __builtin_prefetch(a.residual + at + p * lanes, 0, 3);
+    if (gate != nullptr) __builtin_prefetch(gate + token * a.epilogue->gate_stride + (panel + p) * lanes, 0, 3);
+  });
+}
+
 /// P panels from `panel` on, tokens [token, token + tokens).
 template <Codec C, DotKind D, Fold F, int P>
 KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, int tokens, int panel) {
@@ -312,6 +327,7 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
     all_tokens<kind, F, P>(b, tokens);
   }
   for (int t = 0; t < tokens; ++t) {
+    if (t + rows_ahead < tokens) fetch_rows<P>(a, token + t + rows_ahead, panel);
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       v16f v = load(partial + t * partial_stride + p * lanes);
       if (D != DotKind::f32 && F == Fold::carry) v = to_float(bits(v));
