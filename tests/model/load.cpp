@@ -162,7 +162,7 @@ TEST_CASE("a checkpoint that does not fit names the tensor") {
     CHECK(holds(error_of(folder.path() + "/nothing"), "nothing"));
     CHECK(holds(error_of(folder.path()), "config.json"));
     std::ofstream(folder.path() + "/text") << "not a model";
-    CHECK(holds(error_of(folder.path() + "/text"), "expected a checkpoint folder or a packed .klens file"));
+    CHECK(holds(error_of(folder.path() + "/text"), "expected a checkpoint folder, a GGUF file or a packed .klens file"));
   }
 }
 

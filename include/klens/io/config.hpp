@@ -1,8 +1,11 @@
-// config.json: what is common to all families, and typed access for each family's header. Sizes are capped here,
+// config.json: what is common to all families, and typed access for each family's header. One of state-spaces' own spelling
+// (io/original_config.hpp) is read as transformers' would be; `text` stays as it is. Sizes are capped here,
 // generously, so that a hostile file cannot ask for absurd memory; tensor shapes are checked against each.
 #pragma once
 
+#include <klens/io/config_limits.hpp>
 #include <klens/io/json.hpp>
+#include <klens/io/original_config.hpp>
 #include <klens/plan/names.hpp>
 
 #include <span>
@@ -13,10 +16,6 @@ namespace klens {
 
 /// model_type values that klens can run.
 inline constexpr std::span<const std::string_view> known_model_types = family_names;
-
-/// Caps, each about ten times the largest published model.
-inline constexpr std::int64_t max_layers = 1024, max_width = 1 << 18, max_heads = 4096, max_vocab = 1 << 22,
-                              max_positions = 1 << 28;
 
 /// A parsed config.json. Family headers read their own fields with the functions below: the file's name is in every
 /// error.
@@ -119,6 +118,9 @@ inline Result<ModelConfig> parse_config(std::string_view text, const std::string
   c.text = std::string(text);
   KLENS_TRY(c.json, parse_json(detail::quote_non_finite(text), where, {.values = 200'000}));
   if (!c.json.is_object()) return Error{ErrorCode::format, where, "a JSON object", detail::describe(c.json)};
+  if (is_original_config(c.json)) {
+    KLENS_TRY(c.json, from_original_config(c.json, where));
+  }
   KLENS_TRY(c.model_type, c.string("model_type"));
   bool known = false;
   std::string list;

@@ -5,9 +5,7 @@
 // format demands) that the tensors cover the data exactly, without overlap and without holes.
 #pragma once
 
-#include <klens/io/json.hpp>
-#include <klens/io/mapped_file.hpp>
-#include <klens/io/tensor.hpp>
+#include <klens/io/shards.hpp>
 
 #include <algorithm>
 #include <map>
@@ -63,6 +61,9 @@ class Safetensors {
     return require(name, std::span(shape.begin(), shape.size()));
   }
 
+  /// All of them, by name.
+  const TensorMap& tensors() const { return tensors_; }
+
   /// Names in ascending order.
   std::vector<std::string_view> names() const {
     std::vector<std::string_view> all;
@@ -81,7 +82,7 @@ class Safetensors {
  private:
   Safetensors() = default;
 
-  using Tensors = std::map<std::string, TensorView, std::less<>>;
+  using Tensors = TensorMap;
 
   Result<void> add_file(const std::string& path) {
     KLENS_TRY(MappedFile file, MappedFile::open(path));
@@ -92,36 +93,7 @@ class Safetensors {
   }
 
   Result<void> add_shards(const std::string& folder, const std::string& index) {
-    KLENS_TRY(const Json json, read_json(index, {.bytes = safetensors_header_limit}));
-    KLENS_TRY(const Json* const map, json_object(json, "weight_map", index));
-    std::map<std::string, Tensors, std::less<>> shards;
-    for (const auto& [name, value] : map->items()) {
-      const std::string where = index + ": tensor '" + detail::clip(name, 120) + "'";
-      if (!value.is_string()) return Error{ErrorCode::format, where, "a file name", detail::describe(value)};
-      const std::string& file = value.get_ref<const std::string&>();
-      // A shard lies beside its index: no separator, no parent, so that no path leads out of the folder.
-      if (file.empty() || file == "." || file == ".." ||
-          file.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos)
-        return Error{ErrorCode::format, where, "a file name without folders", "'" + detail::clip(file, 80) + "'"};
-      auto shard = shards.find(file);
-      if (shard == shards.end()) {
-        KLENS_TRY(MappedFile mapped, MappedFile::open(folder + "/" + file));
-        KLENS_TRY(Tensors tensors, read_header(mapped));
-        files_.push_back(std::move(mapped));
-        shard = shards.emplace(file, std::move(tensors)).first;
-      }
-      const auto tensor = shard->second.find(name);
-      if (tensor == shard->second.end())
-        return Error{ErrorCode::missing, where, "the tensor in " + file, "no such tensor there"};
-      tensors_.emplace(name, tensor->second);
-    }
-    for (const auto& [file, tensors] : shards)
-      for (const auto& [name, tensor] : tensors) {
-        const TensorView* listed = find(name);
-        if (listed == nullptr || listed->data.data() != tensor.data.data() || listed->file != tensor.file)
-          return Error{ErrorCode::format, folder + "/" + file + ": tensor '" + detail::clip(name, 120) + "'",
-                       "the index to place it in this file", listed ? "another file" : "no mention"};
-      }
+    KLENS_TRY(tensors_, detail::read_shards(folder, index, files_, &read_header));
     return {};
   }
 

@@ -22,6 +22,7 @@ struct TensorView {
   std::vector<std::int64_t> shape;  // outermost first; empty for a scalar
   std::span<const std::byte> data;  // count() * size_of(dtype) bytes
   std::string file;                 // for error messages
+  bool in_memory = false;           // made on open, not a part of a mapped file: its pages must stay
 
   std::int64_t count() const {
     std::int64_t n = 1;

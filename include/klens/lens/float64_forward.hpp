@@ -4,7 +4,7 @@
 // Tests: tests/lens/evaluate.cpp (PyTorch in float64), tests/model/families.cpp (transformers, every family).
 #pragma once
 
-#include <klens/io/safetensors.hpp>
+#include <klens/io/checkpoint.hpp>
 #include <klens/lens/float64_math.hpp>
 #include <klens/lens/windows.hpp>
 #include <klens/model/families.hpp>
@@ -17,9 +17,8 @@ class Float64Forward {
 
   /// `folder`: the checkpoint; `skeleton`: its sizes (Model::plan()).
   static Result<Float64Forward> open(const std::string& folder, RuntimePlan skeleton) {
-    KLENS_TRY(ModelConfig config, read_config(folder));
-    KLENS_TRY(Safetensors file, Safetensors::open(folder));
-    return Float64Forward(std::move(config), std::move(file), std::move(skeleton));
+    KLENS_TRY(Checkpoint checkpoint, Checkpoint::open(folder));
+    return Float64Forward(std::move(checkpoint), std::move(skeleton));
   }
 
   /// Logits [ids, vocab] of a window that starts with the meta tokens. `hidden`: receives layers + 1 matrices [ids, hidden]:
@@ -59,8 +58,7 @@ class Float64Forward {
   struct KeysAndValues { Matrix k, v; };
   using Cache = std::vector<KeysAndValues>;
 
-  Float64Forward(ModelConfig config, Safetensors file, RuntimePlan plan)
-      : config_(std::move(config)), file_(std::move(file)), plan_(std::move(plan)) {}
+  Float64Forward(Checkpoint checkpoint, RuntimePlan plan) : file_(std::move(checkpoint)), plan_(std::move(plan)) {}
 
   const LayerPlan& plan_of(int l) const { return plan_.layers[std::size_t(l)]; }
   bool makes_kv(int l) const { return plan_of(l).kv_source == l; }
@@ -97,7 +95,7 @@ class Float64Forward {
       for (std::size_t i = 0; i < y.values.size(); ++i) y.values[i] += double(bias[i % std::size_t(rows)]);
     }
     if (const auto scale_of = reader_of(s.family).output_scale; scale_of != nullptr) {
-      KLENS_TRY(const std::vector<float> scale, scale_of(config_, plan_, role, l));
+      KLENS_TRY(const std::vector<float> scale, scale_of(file_.config(), plan_, role, l));
       for (std::size_t i = 0; !scale.empty() && i < y.values.size(); ++i) y.values[i] *= double(scale[i % std::size_t(rows)]);
     }
     return y;
@@ -291,8 +289,7 @@ class Float64Forward {
     return ffn(l, x, team);
   }
 
-  ModelConfig config_;
-  Safetensors file_;
+  Checkpoint file_;
   RuntimePlan plan_;
 };
 

@@ -6,8 +6,8 @@
 
 #include <klens/core/aligned.hpp>
 #include <klens/format/name.hpp>
+#include <klens/io/checkpoint.hpp>
 #include <klens/io/packed.hpp>
-#include <klens/io/safetensors.hpp>
 #include <klens/model/families.hpp>
 #include <klens/quant/rtn.hpp>
 
@@ -242,7 +242,7 @@ class Model {
   std::string path_;
   ModelConfig config_;
   RuntimePlan skeleton_;
-  std::optional<Safetensors> checkpoint_;
+  std::optional<Checkpoint> checkpoint_;
   std::optional<PackedFile> packed_;
   std::vector<Component> components_;
   std::vector<StateComponent> states_;
@@ -257,7 +257,7 @@ class Model {
   bool random_ = false;                      // model/random_model.hpp: no file behind it
 };
 
-/// A checkpoint folder (config.json, safetensors), or a packed .klens file. Every tensor's name and shape is checked.
+/// A checkpoint folder (io/checkpoint.hpp), or a packed .klens file. Every tensor's name and shape is checked.
 inline Result<Model> load_model(const std::string& path, const LoadOptions& options = {});
 
 }  // namespace klens

@@ -255,7 +255,7 @@ inline Result<PackedBuffer> Model::quantize(int component, const Precision& prec
       notes->lost_groups += found.lost_groups, notes->lost_weights += found.lost_weights;
     }
   }
-  detail::release_pages(slot(component).pristine->data);
+  if (!slot(component).pristine->in_memory) detail::release_pages(slot(component).pristine->data);
   return whole;
 }
 
@@ -277,14 +277,14 @@ inline Result<Model> load_model(const std::string& path, const LoadOptions& opti
   m.path_ = path;
   struct stat status {};
   if (stat(path.c_str(), &status) != 0) return detail::io_error(path, "cannot open", errno);
-  if (S_ISDIR(status.st_mode)) {
-    KLENS_TRY(m.config_, read_config(path));
-    KLENS_TRY(m.checkpoint_, Safetensors::open(path));
+  if (S_ISDIR(status.st_mode) || is_gguf_file(path)) {
+    KLENS_TRY(m.checkpoint_, Checkpoint::open(path));
+    m.config_ = m.checkpoint_->config();
   } else if (is_packed_file(path)) {
     KLENS_TRY(m.packed_, PackedFile::open(path, options.verify));
     KLENS_TRY(m.config_, parse_config(m.packed_->info().config_json, path + ": config"));
   } else {
-    return Error{ErrorCode::format, path, "a checkpoint folder or a packed .klens file", "another kind of file"};
+    return Error{ErrorCode::format, path, "a checkpoint folder, a GGUF file or a packed .klens file", "another kind of file"};
   }
   KLENS_OK(m.load(m.packed_.has_value()));
   return m;

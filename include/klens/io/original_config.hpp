@@ -1,0 +1,128 @@
+// The config.json of state-spaces' own checkpoints (state-spaces/mamba-130m .. mamba2-2.7b), which has no model_type,
+// as the one that transformers would have: fields and defaults of MambaConfig, Mamba and Mamba2 of the package
+// mamba_ssm 2.
+//   ssm_cfg.layer: "Mamba1" (or none) -> mamba, "Mamba2" -> mamba2;  vocab_size is rounded up to
+//   pad_vocab_size_multiple, as the embedding's rows are;  norms have eps 1e-5, which no field changes
+// A field that changes the arithmetic and has no counterpart is an error that names it, and so is one that is not known
+// (the original refuses it too). Fields of initial values, fused kernels and chunk sizes do not matter here. Tests:
+// tests/model/original.cpp.
+#pragma once
+
+#include <klens/io/config_limits.hpp>
+#include <klens/io/json.hpp>
+
+#include <algorithm>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+namespace klens {
+
+inline bool is_original_config(const Json& c) {
+  return c.is_object() && !c.contains("model_type") && c.contains("d_model") && c.contains("n_layer");
+}
+
+namespace detail {
+
+/// Every key of an object is one of these.
+inline Result<void> only_original_keys(const Json& object, const std::string& where,
+                                       std::initializer_list<std::string_view> known) {
+  for (const auto& [key, value] : object.items())
+    if (std::ranges::find(known, key) == known.end())
+      return Error{ErrorCode::unsupported, where + ": '" + clip(key, 80) + "'",
+                   "only fields of mamba_ssm's MambaConfig", describe(value)};
+  return {};
+}
+
+/// A field that must be absent, null or empty, or what its absence means.
+inline Result<void> only_default(const Json& object, std::string_view key, const std::string& where,
+                                 const Json& value) {
+  const Json* v = find_key(object, key);
+  if (v == nullptr || v->is_null() || *v == value) return {};
+  Error e = key_error(v, key, where, value.is_structured() ? "none" : to_text(value, -1));
+  e.code = ErrorCode::unsupported;
+  return e;
+}
+
+inline Result<void> read_original_mamba(const Json& ssm, const std::string& at, std::int64_t width, Json& out) {
+  KLENS_OK(only_original_keys(ssm, at,
+                              {"layer", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias", "dt_min",
+                               "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path"}));
+  out["model_type"] = "mamba";
+  KLENS_TRY(out["state_size"], json_int_or(ssm, "d_state", at, 16, 1, 4096));
+  const Json* rank = find_key(ssm, "dt_rank");
+  if (rank == nullptr || rank->is_null() || *rank == "auto") {
+    out["time_step_rank"] = (width + 15) / 16;
+  } else {
+    KLENS_TRY(out["time_step_rank"], json_int(ssm, "dt_rank", at, 1, max_width));
+  }
+  return {};
+}
+
+inline Result<void> read_original_mamba2(const Json& ssm, const std::string& at, std::int64_t inner, Json& out) {
+  KLENS_OK(
+      only_original_keys(ssm, at, {"layer",    "d_state",   "d_conv",        "expand",           "headdim",
+                                   "ngroups",  "d_ssm",     "rmsnorm",       "norm_before_gate", "D_has_hdim",
+                                   "dt_limit", "conv_bias", "bias",          "conv_init",        "A_init_range",
+                                   "dt_min",   "dt_max",    "dt_init_floor", "chunk_size",       "use_mem_eff_path"}));
+  out["model_type"] = "mamba2";
+  KLENS_TRY(out["state_size"], json_int_or(ssm, "d_state", at, 128, 1, 4096));
+  KLENS_TRY(out["n_groups"], json_int_or(ssm, "ngroups", at, 1, 1, max_heads));
+  KLENS_TRY(const std::int64_t head, json_int_or(ssm, "headdim", at, 64, 1, 4096));
+  if (inner % head != 0)
+    return key_error(find_key(ssm, "headdim"), "headdim", at, "a divisor of " + std::to_string(inner) + " channels");
+  out["head_dim"] = head, out["num_heads"] = inner / head;
+  KLENS_OK(only_default(ssm, "d_ssm", at, inner));
+  KLENS_OK(only_default(ssm, "rmsnorm", at, true));
+  KLENS_OK(only_default(ssm, "norm_before_gate", at, false));
+  KLENS_OK(only_default(ssm, "D_has_hdim", at, false));
+  if (const Json* limit = find_key(ssm, "dt_limit"); limit != nullptr && !limit->is_null())
+    out["time_step_limit"] = *limit;
+  return {};
+}
+
+}  // namespace detail
+
+/// The same model in transformers' fields. `where` begins every error.
+inline Result<Json> from_original_config(const Json& c, const std::string& where) {
+  using namespace klens::detail;
+  KLENS_OK(only_original_keys(
+      c, where,
+      {"d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx", "attn_cfg", "rms_norm",
+       "residual_in_fp32", "fused_add_norm", "pad_vocab_size_multiple", "tie_embeddings"}));
+  KLENS_OK(only_default(c, "attn_layer_idx", where, Json::array()));  // attention layers between (mamba2attn-2.7b)
+  KLENS_OK(only_default(c, "attn_cfg", where, Json::object()));
+  KLENS_OK(only_default(c, "d_intermediate", where, 0));  // gated MLPs between
+  KLENS_OK(only_default(c, "rms_norm", where, true));     // false: LayerNorm
+  Json out = Json::object();
+  KLENS_TRY(const std::int64_t width, json_int(c, "d_model", where, 1, max_width));
+  KLENS_TRY(out["num_hidden_layers"], json_int(c, "n_layer", where, 1, max_layers));
+  KLENS_TRY(const std::int64_t vocab, json_int(c, "vocab_size", where, 1, max_vocab));
+  KLENS_TRY(const std::int64_t multiple, json_int_or(c, "pad_vocab_size_multiple", where, 8, 1, max_vocab));
+  out["hidden_size"] = width, out["vocab_size"] = (vocab + multiple - 1) / multiple * multiple;
+  KLENS_TRY(out["tie_word_embeddings"], json_bool_or(c, "tie_embeddings", where, true));
+  out["layer_norm_epsilon"] = 1e-5;
+
+  const Json none = Json::object();
+  const Json* ssm = json_absent(c, "ssm_cfg") ? &none : find_key(c, "ssm_cfg");
+  if (!ssm->is_object()) return key_error(ssm, "ssm_cfg", where, "an object");
+  const std::string at = where + ": 'ssm_cfg'";
+  KLENS_TRY(const std::int64_t expand, json_int_or(*ssm, "expand", at, 2, 1, 64));
+  out["expand"] = expand;
+  KLENS_TRY(out["conv_kernel"], json_int_or(*ssm, "d_conv", at, 4, 2, 4));
+  KLENS_TRY(out["use_conv_bias"], json_bool_or(*ssm, "conv_bias", at, true));
+  KLENS_TRY(out["use_bias"], json_bool_or(*ssm, "bias", at, false));
+  KLENS_TRY(const std::string layer, json_string_or(*ssm, "layer", at, "Mamba1"));
+  if (layer == "Mamba1") {
+    KLENS_OK(read_original_mamba(*ssm, at, width, out));
+  } else if (layer == "Mamba2") {
+    KLENS_OK(read_original_mamba2(*ssm, at, expand * width, out));
+  } else {
+    Error e = key_error(find_key(*ssm, "layer"), "layer", at, "'Mamba1' or 'Mamba2'");
+    e.code = ErrorCode::unsupported;
+    return e;
+  }
+  return out;
+}
+
+}  // namespace klens
