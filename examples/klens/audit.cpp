@@ -82,7 +82,7 @@ void add_audit(CLI::App& app, int& status) {
   add_common(*c, o->common);
   o->files.resize(1);
   c->add_option("SENSITIVITY", o->files[0], "sensitivity.json, or a file of the KL Lens authors")->required();
-  auto* model = c->add_option("MODEL", o->model, "Checkpoint folder, to measure dPPL now");
+  auto* model = c->add_option("MODEL", o->model, "Checkpoint folder or GGUF file, to measure dPPL now");
   auto* text = c->add_option("--text", o->text, "Text to measure dPPL on");
   model->needs(text), text->needs(model);
   c->add_option("--windows", o->windows, "Windows of 256 tokens of that text")->check(CLI::Range(2, 1 << 20))->capture_default_str();

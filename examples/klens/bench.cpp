@@ -338,7 +338,7 @@ void add_bench(CLI::App& app, int& status) {
   kernels->add_option("--rivals", o->rivals, "Module with the rivals (default: klens_rivals.so beside the program)");
   kernels->add_flag("--no-rivals", o->no_rivals, "Time no rivals");
   kernels->add_flag("--quick", o->quick, "Short rounds: numbers to see that it runs");
-  model->add_option("MODEL", o->model, "Checkpoint folder or .klens file");
+  model->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file");
   model->add_option("--like", o->like, "Random weights in the shapes of a known model, such as mamba-130m, instead of MODEL");
   model->add_option("--plan", o->plan, "Formats of --like by component: a plan.json for its shapes");
   model->add_option("--prefill", o->prefill, "Prompts whose prefill is timed (default: 128,512)");

@@ -187,7 +187,7 @@ void add_eval(CLI::App& app, int& status) {
                                            "Example: klens eval w4.klens plan.klens --against examples/models/hymba-tiny --text examples/data/heldout.txt");
   add_common(*c, o->common);
   add_policy(*c, o->policy);
-  c->add_option("MODELS", o->models, "Checkpoint folders and .klens files")->required();
+  c->add_option("MODELS", o->models, "Checkpoint folders, GGUF and .klens files")->required();
   c->add_option("--text", o->texts, "Text file; may come several times")->required()->expected(1)->take_all();
   c->add_option("--against", o->against, "Reference for KL and top-1 (the checkpoint)");
   c->add_option("--windows", o->windows, "Windows of 256 tokens of each text (0: all)")->check(CLI::Range(0, 1 << 20))->capture_default_str();

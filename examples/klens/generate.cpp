@@ -1,4 +1,5 @@
 // klens generate: text after a prompt, streamed as it comes; a session can be saved and continued.
+#include "chat.hpp"
 #include "common.hpp"
 #include "policy.hpp"
 #include "tokenizer_of.hpp"
@@ -20,35 +21,55 @@ struct Options {
   Policy policy = Policy::exact;
   int tokens = 128;
   SamplingOptions sampling;
+  ChatOptions chat;
+  // What the command line says itself; the rest may come from generation_config.json.
+  bool has_temperature = false, has_top_k = false, has_top_p = false, has_min_p = false, has_penalty = false, has_window = false;
 };
 
-/// eos_token_id: of generation_config.json, else of the model's config; else the eos_token of tokenizer_config.json.
-Result<std::vector<std::int32_t>> ends_of(const std::string& folder, const Model& model, const Tokenizer& tokenizer) {
+/// How the text is made: sampling, the tokens that end it, and a note of what generation_config.json gave.
+struct Generation {
+  SamplingOptions sampling;
+  std::vector<std::int32_t> ends;
+  std::string note;
+};
+
+/// End tokens: eos_token_id of generation_config.json, else of the model's config; else the eos_token of
+/// tokenizer_config.json, which ends a turn of a chat in any case. Sampling: the command line's, then the file's.
+Result<Generation> generation_of(const Options& o, const Model& model, const Tokenizer& tokenizer) {
+  Generation g{o.sampling, {}, ""};
+  const std::string folder = std::filesystem::is_directory(o.model) ? o.model : "";
   const std::int64_t vocab = model.shape().vocab;
-  const auto ids_in = [&](const Json& config, const std::string& where) -> Result<std::vector<std::int32_t>> {
-    if (json_absent(config, "eos_token_id")) return std::vector<std::int32_t>();
-    const bool list = config["eos_token_id"].is_array();
-    KLENS_TRY(const std::vector<std::int64_t> wide,
-              json_ints(list ? config : Json{{"eos_token_id", Json::array({config["eos_token_id"]})}}, "eos_token_id",
-                        where, 0, vocab - 1, 1024));
-    return std::vector<std::int32_t>(wide.begin(), wide.end());
-  };
-  const auto exists = [&folder](const char* name) { return access((folder + "/" + name).c_str(), F_OK) == 0; };
-  if (exists("generation_config.json")) {
-    KLENS_TRY(const Json json, read_json(folder + "/generation_config.json"));
-    KLENS_TRY(std::vector<std::int32_t> ids, ids_in(json, folder + "/generation_config.json"));
-    if (!ids.empty()) return ids;
+  if (!folder.empty()) {
+    KLENS_TRY(const GenerationConfig file, GenerationConfig::load(folder, vocab));
+    g.ends = file.ends;
+    const auto take = [&g](const char* name, bool given, const auto& value, auto& to) {
+      if (given || !value) return false;
+      to = *value;
+      g.note += fmt::format("{}{} {:g}", g.note.empty() ? "" : ", ", name, double(to));
+      return true;
+    };
+    take("temperature", o.has_temperature, file.temperature, g.sampling.temperature);
+    take("top_k", o.has_top_k, file.top_k, g.sampling.top_k);
+    take("top_p", o.has_top_p, file.top_p, g.sampling.top_p);
+    take("min_p", o.has_min_p, file.min_p, g.sampling.min_p);
+    // The file's penalty counts the whole text, as its makers meant it.
+    if (take("repetition_penalty", o.has_penalty, file.repetition_penalty, g.sampling.repetition_penalty) && !o.has_window)
+      g.sampling.repetition_window = 0;
+    if (!g.ends.empty()) g.note += fmt::format("{}end tokens {}", g.note.empty() ? "" : ", ", fmt::join(g.ends, " "));
   }
-  KLENS_TRY(std::vector<std::int32_t> ids, ids_in(model.config().json, model.config().path));
-  if (!ids.empty() || !exists("tokenizer_config.json")) return ids;
+  if (g.ends.empty()) {
+    KLENS_TRY(g.ends, GenerationConfig::ends_of(model.config().json, model.config().path, vocab));
+  }
   const std::string where = folder + "/tokenizer_config.json";
+  if (folder.empty() || (!g.ends.empty() && !o.chat.on) || access(where.c_str(), F_OK) != 0) return g;
   KLENS_TRY(const Json json, read_json(where));
-  if (json_absent(json, "eos_token")) return ids;
+  if (json_absent(json, "eos_token")) return g;
   const bool object = json["eos_token"].is_object();
   KLENS_TRY(const std::string token,
             json_string(object ? json["eos_token"] : json, object ? "content" : "eos_token", where));
-  if (const std::int32_t id = tokenizer.id_of(token); id >= 0) ids.push_back(id);
-  return ids;
+  const std::int32_t id = tokenizer.id_of(token);
+  if (id >= 0 && std::find(g.ends.begin(), g.ends.end(), id) == g.ends.end()) g.ends.push_back(id);
+  return g;
 }
 
 /// What --prompt, --prompt-file or standard input give. A session that goes on needs none of them.
@@ -105,8 +126,8 @@ Result<void> run(const Options& o) {
     return Error{ErrorCode::shape, o.model + ": tokenizer",
                  fmt::format("at most {} tokens, the model's vocabulary", model.shape().vocab),
                  std::to_string(tokenizer.vocab_size())};
-  KLENS_TRY(const std::vector<std::int32_t> ends, ends_of(o.model, model, tokenizer));
-  const auto is_end = [&ends](std::int32_t id) { return std::find(ends.begin(), ends.end(), id) != ends.end(); };
+  KLENS_TRY(const Generation generation, generation_of(o, model, tokenizer));
+  const auto is_end = [&ends = generation.ends](std::int32_t id) { return std::find(ends.begin(), ends.end(), id) != ends.end(); };
 
   std::optional<SessionState> before;
   if (!o.session.empty()) {
@@ -116,8 +137,14 @@ Result<void> run(const Options& o) {
     KLENS_OK(AtomicFile::create(o.session));  // a place that cannot be written is told before the work, not after it
   }
   const bool continues = before && !before->ids.empty();
-  KLENS_TRY(const std::string prompt, prompt_of(o, continues));
-  KLENS_TRY(const std::vector<std::int32_t> ids, tokenizer.try_encode(prompt, !continues));
+  KLENS_TRY(std::string prompt, prompt_of(o, continues && !o.chat.on));
+  std::optional<Conversation> chat;
+  if (o.chat.on) {  // the template writes every special token itself, the first one too
+    if (prompt.empty()) return Error{ErrorCode::usage, "the prompt", "text", "nothing"};
+    KLENS_TRY(chat, Conversation::open(o.model, o.chat, o.session, before ? before->ids.size() : 0));
+    KLENS_TRY(prompt, chat->ask(prompt));
+  }
+  KLENS_TRY(const std::vector<std::int32_t> ids, tokenizer.try_encode(prompt, !continues && !o.chat.on));
   if (ids.empty() && !continues) return Error{ErrorCode::usage, "the prompt", "text", "nothing"};
 
   ThreadTeam team(o.common.thread_count());
@@ -137,7 +164,7 @@ Result<void> run(const Options& o) {
   Output output(tokenizer, o);
   for (const std::int32_t id : session.ids()) output.see(id);
   for (const std::int32_t id : ids) output.see(id);
-  output.echo(prompt);
+  if (!chat) output.echo(prompt);
   const auto start = std::chrono::steady_clock::now();
   const auto seconds = [&start] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -151,7 +178,10 @@ Result<void> run(const Options& o) {
 
   // Every token that is made goes into the sequence, the one that ends it too: continued in two runs or made in one,
   // the sequence is the same. The last one is computed only where somebody will continue.
-  Sampler sampler(o.sampling);
+  Sampler sampler(generation.sampling);
+  StreamDecoder spelled(tokenizer, false);  // with special tokens: what a chat template has to spell the same way
+  std::string spelling;
+  for (const std::int32_t id : chat ? ids : std::vector<std::int32_t>()) spelled.push(id);
   std::vector<std::int32_t> made;
   std::string why = "tokens";
   if (ids.empty() && is_end(session.ids().back())) why = "eos";
@@ -162,6 +192,7 @@ Result<void> run(const Options& o) {
     }
     const std::int32_t next = sampler.next(session.logits(), session.ids());
     made.push_back(next);
+    if (chat) spelling += spelled.push(next);
     if (is_end(next))
       why = "eos";
     else
@@ -174,9 +205,11 @@ Result<void> run(const Options& o) {
   }
   const double decode = seconds() - prefill;
   output.finish(!o.session.empty() && (why == "tokens" || why == "interrupted"));
+  if (chat) chat->reply(output.text(), spelling + spelled.finish());
   if (!o.session.empty()) {
     KLENS_TRY(const SessionState state, session.snapshot());
     KLENS_OK(write_session_file(o.session, state));
+    if (chat) KLENS_OK(chat->write(state.ids.size()));
   }
 
   const double speed = double(made.size()) / std::max(decode, 1e-9);
@@ -185,10 +218,12 @@ Result<void> run(const Options& o) {
     said.update({{"prompt_tokens", ids.size()}, {"length", session.length()}, {"prefill_seconds", prefill}});
     said.update({{"decode_seconds", decode}, {"tokens_per_second", speed}, {"level", name_of(table->level)}});
     said["threads"] = o.common.thread_count();
+    if (!generation.note.empty()) said["generation_config"] = generation.note;
     name_policy(said, model, program);
     fmt::print("{}\n", to_text(said, -1));
   } else {
     fmt::print("\n");
+    if (!generation.note.empty()) fmt::print(stderr, "from generation_config.json: {}\n", generation.note);
     const std::string policy = o.policy == Policy::fast ? ", " + policy_text(model, program) : "";
     fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, ended by {}, level {}{}\n",
                ids.size(), prefill * 1e3, made.size(), speed, why, name_of(table->level), policy);
@@ -224,10 +259,11 @@ void add_generate(CLI::App& app, int& status) {
       "Continue a prompt; text streams as it is made, up to --tokens, the model's end token or a --stop text.\n"
       "The order of sampling: repetition penalty, temperature, top-k, top-p, min-p. A token depends on the seed\n"
       "and the sequence before it: with --session, two runs make what one long run makes.\n"
+      "Where generation_config.json says do_sample, its values stand in for options that are not given.\n"
       "Example: klens generate examples/models/hymba-tiny --prompt 'It was a dark' --temperature 0.8 --seed 1");
   add_common(*c, o->common);
   add_policy(*c, o->policy);
-  c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file")->required();
   CLI::Option* prompt = c->add_option("--prompt", o->prompt, "Text to continue (default: standard input)");
   c->add_option("--prompt-file", o->prompt_file, "File with the text to continue (-: standard input)")
       ->excludes(prompt);
@@ -237,6 +273,9 @@ void add_generate(CLI::App& app, int& status) {
       ->check([](const std::string& text) {
         return text.empty() ? std::string("an empty text stops nothing") : std::string();
       });
+  CLI::Option* chat = c->add_flag("--chat", o->chat.on, "The prompt is a message: rendered by the checkpoint's chat template");
+  c->add_option("--system", o->chat.system, "System message that begins the conversation")->needs(chat);
+  c->add_option("--date", o->chat.date, "Date YYYY-MM-DD, for templates that ask for one")->needs(chat);
   c->add_option("--session", o->session, "Continue the sequence of this file, if it exists, and save it there");
   c->add_option("--temperature", o->sampling.temperature, "0: greedy")->check(number(0, 100))->capture_default_str();
   c->add_option("--top-k", o->sampling.top_k, "Sample among the k likeliest (0: all)")
@@ -256,8 +295,12 @@ void add_generate(CLI::App& app, int& status) {
       ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   c->add_option("--seed", o->sampling.seed, "Seed of the sampler")->capture_default_str();
-  c->callback([o, prompt, &status] {
+  c->callback([o, c, prompt, &status] {
+    const auto given = [c](const char* name) { return c->get_option(name)->count() > 0; };
     o->has_prompt = prompt->count() > 0;
+    o->has_temperature = given("--temperature"), o->has_top_k = given("--top-k"), o->has_top_p = given("--top-p");
+    o->has_min_p = given("--min-p"), o->has_penalty = given("--repetition-penalty");
+    o->has_window = given("--repetition-window");
     status = finish(run(*o));
   });
 }

@@ -35,12 +35,12 @@ Result<void> run(const Options& o) {
   if (o.common.json) {
     nlohmann::json sizes = nlohmann::json::object();
     for (std::size_t f = 0; f < formats.size(); ++f) sizes[formats[f]] = totals[f];
-    fmt::print("{}\n", nlohmann::json{{"model", o.model}, {"family", "hymba"}, {"parameters", model.parameters()}, {"layers", s.layers}, {"hidden", s.hidden}, {"vocab", s.vocab},
+    fmt::print("{}\n", nlohmann::json{{"model", o.model}, {"family", name_of(s.family)}, {"parameters", model.parameters()}, {"layers", s.layers}, {"hidden", s.hidden}, {"vocab", s.vocab},
                                       {"tied_head", s.tied_head}, {"payload_bytes", model.payload_bytes()}, {"bytes", sizes}, {"context", o.context},
                                       {"session_bytes", session.bytes()}, {"components", components}}.dump(1));
     return {};
   }
-  fmt::print("{}: hymba, {} parameters, {} layers, hidden {}, vocabulary {}{}\n", o.model, model.parameters(), s.layers, s.hidden, s.vocab, s.tied_head ? ", tied head" : "");
+  fmt::print("{}: {}, {} parameters, {} layers, hidden {}, vocabulary {}{}\n", o.model, name_of(s.family), model.parameters(), s.layers, s.hidden, s.vocab, s.tied_head ? ", tied head" : "");
   fmt::print("attention: {} query and {} kv heads, head {} (v {}); mamba: {} channels, state {}, conv {}, dt rank {}; ffn {}; {} meta tokens\n\n", s.heads, s.kv_heads, s.qk_dim,
              s.v_dim, s.inner, s.n_state, s.conv_taps, s.dt_rank, s.ffn, s.meta);
   fmt::print("{}\n", list.text());
@@ -58,7 +58,7 @@ void add_inspect(CLI::App& app, int& status) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("inspect", "What a model is made of, and what it takes in each format\nExample: klens inspect examples/models/hymba-tiny --context 4096");
   add_common(*c, o->common);
-  c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file")->required();
   c->add_option("--context", o->context, "Tokens of context to count memory for")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->callback([o, &status] { status = finish(run(*o)); });
 }

@@ -96,7 +96,7 @@ void add_logits(CLI::App& app, int& status) {
                                              "Example: klens logits examples/models/hymba-tiny --ids ids.safetensors --hidden --greedy 32 -o out.safetensors");
   add_common(*c, o->common);
   add_policy(*c, o->policy);
-  c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file")->required();
   c->add_option("--ids", o->ids, "safetensors with input_ids, I64 [B, T]")->required();
   c->add_flag("--hidden", o->hidden, "Write hidden.0 (embedding) to hidden.L (after the final norm) too");
   c->add_option("--greedy", o->greedy, "Write this many greedily decoded tokens too")->check(CLI::Range(0, 1 << 20));

@@ -106,7 +106,7 @@ void add_measure(CLI::App& app, int& status) {
   CLI::App* c = app.add_subcommand("measure", "Measure what every component suffers from every format; a stopped run goes on where it stopped\n"
                                               "Example: klens measure examples/models/hymba-tiny --text examples/data/calibration.txt --tokens 4096 -o sensitivity.json");
   add_common(*c, o->common);
-  c->add_option("MODEL", o->model, "Checkpoint folder")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder or GGUF file")->required();
   auto* text = c->add_option("--text", o->text, "Text file to measure on");
   auto* ids = c->add_option("--ids", o->ids, "safetensors with input_ids in place of a text");
   text->excludes(ids);

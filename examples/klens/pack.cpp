@@ -1,6 +1,7 @@
 // klens pack: a checkpoint and a plan (or one format for all) become one file that the kernels map as it is.
 #include "common.hpp"
 
+#include <klens/io/gguf_tokenizer.hpp>
 #include <klens/io/plan_json.hpp>
 #include <klens/quant/apply.hpp>
 #include <klens/version.hpp>
@@ -41,6 +42,11 @@ Result<void> run(const Options& o) {
   std::error_code ec;
   if (std::filesystem::exists(tokenizer, ec)) {
     KLENS_TRY(options.tokenizer_json, read_text(tokenizer, std::size_t(256) << 20));
+  } else if (is_gguf_file(o.model)) {
+    KLENS_TRY(const GgufFile file, GgufFile::open(o.model));
+    auto text = gguf_tokenizer(file);
+    if (text) options.tokenizer_json = *std::move(text);
+    else fmt::print(stderr, "klens: warning: packed without a tokenizer: {}\n", text.error().message());
   }
   KLENS_OK(model.write(o.output, options));
   const double bpw = 8.0 * double(model.payload_bytes()) / double(model.parameters());
@@ -56,7 +62,7 @@ void add_pack(CLI::App& app, int& status) {
   auto o = std::make_shared<Options>();
   CLI::App* c = app.add_subcommand("pack", "Pack a checkpoint in the formats of a plan, or in one format\nExample: klens pack examples/models/hymba-tiny --uniform w4g32 -o w4g32.klens");
   add_common(*c, o->common);
-  c->add_option("MODEL", o->model, "Checkpoint folder")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder or GGUF file")->required();
   auto* plan = c->add_option("--plan", o->plan, "plan.json");
   auto* uniform = c->add_option("--uniform", o->uniform, "One format for every 2-D projection and the embedding");
   plan->excludes(uniform);

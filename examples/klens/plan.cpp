@@ -2,6 +2,7 @@
 #include "common.hpp"
 #include "text.hpp"
 
+#include <klens/io/gguf_types.hpp>
 #include <klens/lens/select.hpp>
 #include <klens/lens/sensitivity_json.hpp>
 #include <klens/model/generic.hpp>
@@ -16,7 +17,7 @@ namespace {
 
 struct Options {
   Common common;
-  std::string sensitivity, bytes, ppl, latency, timings, ram, method = "knapsack", model, text, output, header, frontier, formats, states;
+  std::string sensitivity, bytes, ppl, latency, timings, ram, method = "knapsack", model, text, output, header, frontier, formats, states, tensor_types;
   double bpw = 0, gamma = 1.10;
   int context = 512, windows = 64;
 };
@@ -94,6 +95,14 @@ Result<void> give_states(RuntimePlan& plan, std::span<const StateChoice> choices
                      std::string(name_of(choice.format))};
       set_state(plan, site.kind, site.layer, choice.format);
     }
+  return {};
+}
+
+/// The plan for llama-quantize; what it has no words for is counted.
+Result<void> write_tensor_types(const PlanDocument& plan, const std::string& path) {
+  KLENS_TRY(const GgufTypes types, gguf_types(plan));
+  KLENS_OK(write_file(path, types.text));
+  fmt::print(stderr, "{}: {} tensors; left out: {} states, {} activation formats\n", path, types.lines, types.states, types.activations);
   return {};
 }
 
@@ -225,6 +234,7 @@ Result<void> run(const Options& o) {
     fmt::print("not compared with uniform formats: give --model and --text for that\n");
   }
   KLENS_OK(write_plans(o, plan, o.output, o.header));
+  if (!o.tensor_types.empty()) KLENS_OK(write_tensor_types(plan, o.tensor_types));
   if (!o.frontier.empty()) KLENS_OK(write_file(o.frontier, to_text(frontier_to_json(problem, allocation_frontier(problem)), 1) + "\n"));
   if (o.common.json)
     fmt::print("{}\n", nlohmann::json{{"plan", o.output}, {"header", o.header}, {"bytes", weight_bytes(plan)}, {"bits_per_weight", bits_per_weight(plan)}, {"kl", choice.kl},
@@ -252,17 +262,20 @@ void add_plan(CLI::App& app, int& status) {
   c->add_option("--method", o->method, "knapsack (exact), greedy or segments (the KL Lens paper's)")->check(CLI::IsMember({"knapsack", "greedy", "segments"}))->capture_default_str();
   c->add_option("--gamma", o->gamma, "greedy: keep a step while PPL is at most this many times the reference's")->check(CLI::Range(1.0, 100.0))->capture_default_str();
   c->add_option("--formats", o->formats, "Candidates, separated by commas (default: all in the file)");
-  auto* model = c->add_option("--model", o->model, "Checkpoint folder, to run the plan and every uniform format that fits");
+  auto* model = c->add_option("--model", o->model, "Checkpoint folder or GGUF file, to run the plan and every uniform format that fits");
   c->add_option("--text", o->text, "Selection text")->needs(model);
   c->add_option("--windows", o->windows, "Windows of 256 tokens of the selection text")->check(CLI::Range(2, 1 << 20))->capture_default_str();
   c->add_option("-o,--output", o->output, "plan.json to write (segments: plan.p01.json to plan.p10.json)")->required();
   c->add_option("--header", o->header, "plan.hpp to write");
+  c->add_option("--tensor-types", o->tensor_types, "FILE of NAME=TYPE lines to write, for llama-quantize --tensor-type-file");
   c->add_option("--frontier", o->frontier, "frontier.json to write: the best plan of every size");
   c->callback([o, &status] {
     const int budgets = !o->bytes.empty() + (o->bpw > 0) + !o->ppl.empty() + !o->latency.empty() + !o->ram.empty();
     const int wanted = o->method == "knapsack" ? 1 : 0;
     if (budgets != wanted)
       status = fail({ErrorCode::usage, "plan --method " + o->method, wanted ? "one budget: --bytes, --bpw, --ppl, --latency or --ram" : "no budget", fmt::format("{} of them", budgets)});
+    else if (o->method == "segments" && !o->tensor_types.empty())
+      status = fail({ErrorCode::usage, "plan --method segments", "no --tensor-types: it makes ten plans", "--tensor-types"});
     else status = finish(run(*o));
   });
 }

@@ -57,7 +57,7 @@ void add_tokenize(CLI::App& app, int& status) {
   CLI::App* c = app.add_subcommand("tokenize", "Token ids of a text on standard input, or with --decode the text of ids\n"
                                                "Example: echo 'The adventure' | klens tokenize examples/models/hymba-tiny");
   add_common(*c, o->common);
-  c->add_option("MODEL", o->model, "Checkpoint folder or .klens file")->required();
+  c->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file")->required();
   c->add_option("--text", o->text, "File to read in place of standard input");
   c->add_flag("--decode", o->decode, "Read ids, write text");
   c->add_flag("--no-special", o->no_special, "Leave out the special tokens (of the template; when decoding, of the text)");

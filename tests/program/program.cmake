@@ -6,7 +6,7 @@ if(TARGET klens_bench)
 endif()
 
 if(TARGET klens_program)
-  foreach(part commands errors resume same_bits policy generate bench)
+  foreach(part commands errors resume same_bits policy generate chat families real_checkpoint bench)
     add_test(NAME program.${part} COMMAND sh "${CMAKE_CURRENT_SOURCE_DIR}/program/${part}.sh" $<TARGET_FILE:klens_program> "${PROJECT_SOURCE_DIR}"
              "${CMAKE_CURRENT_BINARY_DIR}/program/${part}")
     set_tests_properties(program.${part} PROPERTIES LABELS program TIMEOUT 600 SKIP_RETURN_CODE 77)

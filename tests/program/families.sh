@@ -1,0 +1,54 @@
+#!/bin/sh
+# Every family of tests/data/families through the whole program: inspect, measure, plan, pack, eval, generate; the packed plan
+# is another model than the checkpoint, the one in f32 the same to the last bit, and one plan becomes a program of its own.
+set -u
+. "$2/tests/program/support.sh"
+
+# The models are random and know 93 tokens: a tokenizer of single characters for them.
+awk 'BEGIN {
+  printf "{\"version\":\"1.0\",\"added_tokens\":[],\"normalizer\":null,\"pre_tokenizer\":null,\"post_processor\":null,\"decoder\":null,"
+  printf "\"model\":{\"type\":\"BPE\",\"unk_token\":\"<unk>\",\"vocab\":{\"<unk>\":0"
+  all = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,;:!?-()"
+  for (i = 1; i <= length(all); ++i) printf ",\"%s\":%d", substr(all, i, 1), i
+  printf ",\"\\n\":%d},\"merges\":[]}}\n", length(all) + 1
+}' >tokenizer.json
+head -c 1400 "$data/calibration.txt" | LC_ALL=C tr -cd '\12\40-\176' >text.txt
+
+built=0
+for folder in "$root"/tests/data/families/*/; do
+  name=$(basename "$folder")
+  mkdir "$name"
+  cp "$folder/config.json" "$folder/model.safetensors" tokenizer.json "$name/"
+  good inspect "$name" --context 64
+  good measure "$name" --text text.txt --tokens 512 --formats w8,w4,w2g32 -o "$name.sensitivity.json"
+  good plan "$name.sensitivity.json" --bpw 9 --model "$name" --text text.txt --windows 2 -o "$name.json" --header "$name.hpp"
+  good pack "$name" --plan "$name.json" -o "$name.klens"
+  good pack "$name" --uniform f32 -o "$name.f32.klens"
+  # f32 is the model itself: KL 0 to the last bit, the same greedy tokens and logits; the plan is not.
+  good eval "$name.f32.klens" "$name.klens" --against "$name" --text text.txt --windows 2 --no-speed -o "$name.eval.json"
+  sed -n 's/.*"kl_pq": *\([^,]*\),.*/\1/p' "$name.eval.json" >kl
+  [ "$(head -n 1 kl)" = 0.0 ] || die "$name: packed in f32, KL $(head -n 1 kl)"
+  [ "$(wc -l <kl)" -eq 2 ] && [ "$(tail -n 1 kl)" != 0.0 ] || die "$name: KL of the plan: $(cat kl)"
+  for file in "$name" "$name.f32.klens" "$name.klens"; do
+    good logits "$file" --ids "$folder/golden.safetensors" --greedy 8 -o "$file.safetensors"
+  done
+  cmp -s "$name.safetensors" "$name.f32.klens.safetensors" || die "$name: packed in f32 it gives other logits"
+  if cmp -s "$name.safetensors" "$name.klens.safetensors"; then die "$name: the plan changed nothing"; fi
+  good generate "$name.klens" --prompt 'It was the' --tokens 8 --json
+  whole=$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)
+  good generate "$name.klens" --prompt 'It was the' --tokens 3 --session "$name.session" --json
+  part=$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)
+  good generate "$name.klens" --tokens 5 --session "$name.session" --json
+  [ "$part,$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)" = "$whole" ] || die "$name: two runs do not make what one makes ($whole)"
+  built=$((built + 1))
+done
+[ "$built" -ge 8 ] || die "only $built families"
+
+# One plan compiled into a program of its own (most of this test's time): the same bits.
+good build --plan falcon_mamba.json -o specialised --threads 1
+specialised/build/specialised logits falcon_mamba.klens --ids "$root/tests/data/families/falcon_mamba/golden.safetensors" -o specialised.safetensors \
+  >out 2>err || die "the specialised program"
+good logits falcon_mamba.klens --ids "$root/tests/data/families/falcon_mamba/golden.safetensors" -o generic.safetensors
+cmp -s generic.safetensors specialised.safetensors || die "the specialised program gives other bits"
+checks=$((checks + 1))
+done_with
