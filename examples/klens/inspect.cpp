@@ -14,6 +14,21 @@ struct Options {
   int context = 512;
 };
 
+/// What the layers consist of; a model without attention says nothing of it.
+std::vector<std::string> parts_of(const Shape& s) {
+  std::vector<std::string> parts;
+  if (s.heads > 0) parts.push_back(fmt::format("attention: {} query and {} kv heads, head {} (v {})", s.heads, s.kv_heads, s.qk_dim, s.v_dim));
+  if (s.ssm_heads > 0)
+    parts.push_back(fmt::format("mamba-2: {} channels in {} heads, {} groups, state {}, conv {}", s.inner, s.ssm_heads, s.ssm_groups, s.n_state, s.conv_taps));
+  else if (s.n_state > 0)
+    parts.push_back(fmt::format("mamba: {} channels, state {}, conv {}, dt rank {}", s.inner, s.n_state, s.conv_taps, s.dt_rank));
+  else if (s.conv_taps > 0)
+    parts.push_back(fmt::format("short convolution: {} channels, {} taps", s.inner, s.conv_taps));
+  if (s.ffn > 0) parts.push_back(fmt::format("ffn {}", s.ffn));
+  if (s.meta > 0) parts.push_back(fmt::format("{} meta tokens", s.meta));
+  return parts;
+}
+
 Result<void> run(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
   KLENS_TRY(const Model model, load_model(o.model));
@@ -41,8 +56,7 @@ Result<void> run(const Options& o) {
     return {};
   }
   fmt::print("{}: {}, {} parameters, {} layers, hidden {}, vocabulary {}{}\n", o.model, name_of(s.family), model.parameters(), s.layers, s.hidden, s.vocab, s.tied_head ? ", tied head" : "");
-  fmt::print("attention: {} query and {} kv heads, head {} (v {}); mamba: {} channels, state {}, conv {}, dt rank {}; ffn {}; {} meta tokens\n\n", s.heads, s.kv_heads, s.qk_dim,
-             s.v_dim, s.inner, s.n_state, s.conv_taps, s.dt_rank, s.ffn, s.meta);
+  fmt::print("{}\n\n", fmt::join(parts_of(s), "; "));
   fmt::print("{}\n", list.text());
   Table sizes{{"uniform", "bytes", "bits/weight", ""}, {}};
   for (std::size_t f = 0; f < formats.size(); ++f)
