@@ -1,6 +1,8 @@
 // Deterministic damage for the readers' tests: the same mutations on every machine. KLENS_FUZZ=N asks for N per reader.
 #pragma once
 
+#include "support/temp_folder.hpp"
+
 #include <doctest/doctest.h>
 
 #include <cstdint>
@@ -23,27 +25,6 @@ inline int fuzz_count(int normal) {
 /// Largest single request to operator new since the last call of reset_largest_allocation (tests/io/allocation.cpp).
 std::size_t largest_allocation();
 void reset_largest_allocation();
-
-/// A folder of its own that goes away with the object.
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "klens-io-XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TempFolder(const TempFolder&) = delete;
-  TempFolder& operator=(const TempFolder&) = delete;
-  std::string operator/(std::string_view name) const { return path_ + "/" + std::string(name); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 inline void put(const std::string& path, std::string_view content) {
   std::ofstream file(path, std::ios::binary | std::ios::trunc);

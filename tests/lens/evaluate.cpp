@@ -1,11 +1,10 @@
 // evaluate, select and the float64 forward against numbers that others computed: PPL of uniform formats in lens.json
 // (PyTorch) and logits in golden.safetensors (PyTorch, float64).
-#include <klens/dispatch/select.hpp>
-#include <klens/io/tokenizer.hpp>
+#include "lens/fixture.hpp"
+
 #include <klens/lens/float64_forward.hpp>
 #include <klens/lens/select.hpp>
 #include <klens/lens/sensitivity_json.hpp>
-#include <klens/model/generic.hpp>
 
 #include <doctest/doctest.h>
 
@@ -14,22 +13,7 @@
 namespace {
 
 using namespace klens;
-
-const std::string model_path = std::string(KLENS_EXAMPLES) + "/models/hymba-tiny";
-
-std::vector<std::int32_t> text(const char* name) {
-  const auto tokenizer = Tokenizer::load(model_path + "/tokenizer.json");
-  const auto content = read_text(std::string(KLENS_EXAMPLES) + "/data/" + name, 1 << 24);
-  REQUIRE(tokenizer);
-  REQUIRE(content);
-  return tokenizer->encode(*content);
-}
-
-Program program() {
-  const auto table = choose_table("");
-  REQUIRE(table);
-  return generic_program(**table);
-}
+using namespace fixture;
 
 TEST_CASE("the float64 forward gives the golden logits") {
   auto model = load_model(model_path);

@@ -1,11 +1,10 @@
 // measure against lens.json (float64 PyTorch, other people's code), against plain evaluation of the quantized model,
 // and against itself after interruptions, with other numbers of threads, and with a large vocabulary's way of keeping
 // logits.
-#include <klens/dispatch/select.hpp>
-#include <klens/io/tokenizer.hpp>
+#include "lens/fixture.hpp"
+
 #include <klens/lens/evaluate.hpp>
 #include <klens/lens/measure.hpp>
-#include <klens/model/generic.hpp>
 
 #include <doctest/doctest.h>
 
@@ -18,52 +17,14 @@
 namespace {
 
 using namespace klens;
-
-const std::string model_path = std::string(KLENS_EXAMPLES) + "/models/hymba-tiny";
+using namespace fixture;
+using test::TempFolder;
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr bool slow_build = true;
 #else
 constexpr bool slow_build = false;
 #endif
-
-const std::vector<std::int32_t>& calibration() {
-  static const std::vector<std::int32_t> ids = [] {
-    const auto tokenizer = Tokenizer::load(model_path + "/tokenizer.json");
-    const auto text = read_text(std::string(KLENS_EXAMPLES) + "/data/calibration.txt", 1 << 24);
-    if (!tokenizer || !text) return std::vector<std::int32_t>();
-    return tokenizer->encode(*text);
-  }();
-  return ids;
-}
-
-const KernelTable& table() {
-  static const KernelTable* const chosen = [] {
-    const auto t = choose_table("");
-    return t ? *t : nullptr;
-  }();
-  return *chosen;
-}
-
-Model loaded() {
-  auto m = load_model(model_path);
-  REQUIRE_MESSAGE(m, m.error().message());
-  return std::move(*m);
-}
-
-/// A folder that goes away with its files.
-struct Folder {
-  Folder() {
-    char name[] = "/tmp/klens-lens-XXXXXX";
-    path = mkdtemp(name);
-  }
-  ~Folder() {
-    for (const char* f : {"a.json", "b.json", "a.json.journal", "b.json.journal"}) unlink((path + "/" + f).c_str());
-    rmdir(path.c_str());
-  }
-  std::string operator/(const char* file) const { return path + "/" + file; }
-  std::string path;
-};
 
 std::string content(const std::string& path) {
   const auto text = read_text(path, 1 << 26);
@@ -93,12 +54,12 @@ TEST_CASE("measure reproduces lens.json") {
   REQUIRE(calibration().size() > 8 * 256);
   MeasureOptions o;
   o.windows = 8, o.formats = {"w8", "w4", "w4g32", "w3g32", "w2g32"};
-  if (slow_build || table().level == Level::ref)  // every role, but few layers
+  if (slow_build || program().level == Level::ref)  // every role, but few layers
     for (int c = 0; c < int(m.components().size()); ++c)
       if (m.components()[std::size_t(c)].layer >= 7) o.components.push_back(c);
-  const Folder folder;
+  const TempFolder folder;
   ThreadTeam team(int(std::thread::hardware_concurrency()));
-  const auto report = measure(m, generic_program(table()), calibration(), team.team(), folder / "a.json", o);
+  const auto report = measure(m, program(), calibration(), team.team(), folder / "a.json", o);
   REQUIRE_MESSAGE(report, report.error().message());
   CHECK(report->resumed == 0);
   CHECK(access((folder / "a.json.journal").c_str(), F_OK) != 0);
@@ -141,10 +102,10 @@ TEST_CASE("measure reproduces lens.json") {
 TEST_CASE("a candidate from the cached inputs equals an evaluation of the whole quantized model") {
   Model m = loaded();
   Model reference = loaded();
-  const Program program = generic_program(table());
+  const Program program = fixture::program();
   MeasureOptions o = short_work(m);
   o.windows = 5;
-  const Folder folder;
+  const TempFolder folder;
   REQUIRE(measure(m, program, calibration(), {}, folder / "a.json", o));
   const auto got = read_sensitivity(folder / "a.json");
   REQUIRE_MESSAGE(got, got.error().message());
@@ -178,12 +139,12 @@ TEST_CASE("a candidate from the cached inputs equals an evaluation of the whole 
 TEST_CASE("logits that are too large to keep are made again, with equal results") {
   Model m = loaded();
   Model reference = loaded();
-  const Program program = generic_program(table());
+  const Program program = fixture::program();
   MeasureOptions o;
   o.window = 1040, o.windows = 1, o.formats = {"w3g32", "f16"},
   o.components = {m.find("model.layers.7.moe.experts.0.down_proj"), m.find("model.embed_tokens")};
   REQUIRE(o.window * logit_stride(m.shape()) * 4 > probe_logits_bytes);
-  const Folder folder;
+  const TempFolder folder;
   REQUIRE(measure(m, program, calibration(), {}, folder / "a.json", o));
   const auto got = read_sensitivity(folder / "a.json");
   REQUIRE_MESSAGE(got, got.error().message());
@@ -204,8 +165,8 @@ TEST_CASE("logits that are too large to keep are made again, with equal results"
 }
 
 TEST_CASE("the file does not depend on threads or interruptions") {
-  const Program program = generic_program(table());
-  const Folder folder;
+  const Program program = fixture::program();
+  const TempFolder folder;
   static std::string whole;  // once for all subcases
   if (whole.empty()) {
     Model m = loaded();
@@ -292,8 +253,8 @@ TEST_CASE("the file does not depend on threads or interruptions") {
 
 TEST_CASE("memory: four times the tokens add at most 16 MiB") {
   if (slow_build) return;  // the sanitizer keeps freed memory
-  const Program program = generic_program(table());
-  const Folder folder;
+  const Program program = fixture::program();
+  const TempFolder folder;
   long peak[2] = {};
   for (const int round : {0, 1}) {
     Model m = loaded();
@@ -310,8 +271,8 @@ TEST_CASE("memory: four times the tokens add at most 16 MiB") {
 
 TEST_CASE("what cannot be measured is one clear error") {
   Model m = loaded();
-  const Program program = generic_program(table());
-  const Folder folder;
+  const Program program = fixture::program();
+  const TempFolder folder;
   MeasureOptions o = short_work(m);
   const auto message = [&](const MeasureOptions& options, Ids ids) {
     const auto r = measure(m, program, ids, {}, folder / "a.json", options);

@@ -1,58 +1,19 @@
 // Sensitivity of states: measure against plain evaluation of the whole model, KL by position against evaluate(), and the
 // knapsack with states under a limit of memory.
-#include <klens/dispatch/select.hpp>
-#include <klens/io/tokenizer.hpp>
+#include "lens/fixture.hpp"
+
 #include <klens/lens/audit.hpp>
 #include <klens/lens/by_position.hpp>
 #include <klens/lens/measure.hpp>
 #include <klens/lens/select.hpp>
-#include <klens/model/generic.hpp>
 
 #include <doctest/doctest.h>
-
-#include <unistd.h>
 
 namespace {
 
 using namespace klens;
-
-const std::string model_path = std::string(KLENS_EXAMPLES) + "/models/hymba-tiny";
-
-const std::vector<std::int32_t>& calibration() {
-  static const std::vector<std::int32_t> ids = [] {
-    const auto tokenizer = Tokenizer::load(model_path + "/tokenizer.json");
-    const auto text = read_text(std::string(KLENS_EXAMPLES) + "/data/calibration.txt", 1 << 24);
-    REQUIRE(tokenizer);
-    REQUIRE(text);
-    return tokenizer->encode(*text);
-  }();
-  return ids;
-}
-
-Program program() {
-  const auto table = choose_table("");
-  REQUIRE(table);
-  return generic_program(**table);
-}
-
-Model loaded() {
-  auto m = load_model(model_path);
-  REQUIRE_MESSAGE(m, m.error().message());
-  return std::move(*m);
-}
-
-struct Folder {
-  Folder() {
-    char name[] = "/tmp/klens-states-XXXXXX";
-    path = mkdtemp(name);
-  }
-  ~Folder() {
-    for (const char* f : {"a.json", "b.json", "a.json.journal", "b.json.journal"}) unlink((path + "/" + f).c_str());
-    rmdir(path.c_str());
-  }
-  std::string operator/(const char* file) const { return path + "/" + file; }
-  std::string path;
-};
+using namespace fixture;
+using test::TempFolder;
 
 /// States of a first, a K and V making and a last layer, with one format of weights between them.
 MeasureOptions some_states(const Model& m) {
@@ -76,7 +37,7 @@ SensitivityEntry entry(const std::string& component, const std::string& format, 
 TEST_CASE("a state's candidate from the cached inputs equals an evaluation of the whole model") {
   Model m = loaded();
   const Model reference = loaded();
-  const Folder folder;
+  const TempFolder folder;
   ThreadTeam team(2);
   const MeasureOptions o = some_states(m);
   const auto report = measure(m, program(), calibration(), team.team(), folder / "a.json", o);
@@ -138,7 +99,7 @@ TEST_CASE("a state's candidate from the cached inputs equals an evaluation of th
 
 TEST_CASE("measure refuses formats that a state does not have") {
   Model m = loaded();
-  const Folder folder;
+  const TempFolder folder;
   MeasureOptions o = some_states(m);
   o.cache_formats = {State::s16};
   const auto refused = measure(m, program(), calibration(), {}, folder / "a.json", o);

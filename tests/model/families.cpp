@@ -269,7 +269,7 @@ TEST_CASE("families: the same bits in any pieces, on any threads, on every level
 }
 
 TEST_CASE("families: every tensor counts") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   for (const std::string& from : fixtures()) {
     if (!from.starts_with(own)) continue;
     CAPTURE(from);

@@ -1,6 +1,8 @@
 // What the model tests share: hymba-tiny, its float64 golden values, comparison by rms, and a folder of its own to write in.
 #pragma once
 
+#include "support/temp_folder.hpp"
+
 #include <klens/core/thread_team.hpp>
 #include <klens/dispatch/select.hpp>
 #include <klens/io/safetensors.hpp>
@@ -19,6 +21,8 @@
 #include <vector>
 
 namespace fixture {
+
+using test::TempFolder;
 
 inline const std::string checkpoint = std::string(KLENS_EXAMPLES) + "/models/hymba-tiny";
 inline const std::string data = std::string(KLENS_TEST_DATA) + "/hymba-tiny";
@@ -99,25 +103,5 @@ inline std::vector<float> logits_of(klens::Session& session, const std::vector<s
   need(session.prefill(ids, {.logits = {out.data(), std::int64_t(ids.size()), vocab, vocab}}));
   return out;
 }
-
-/// A folder that disappears with the object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "klens_model_XXXXXX").string();
-    REQUIRE(mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 }  // namespace fixture

@@ -69,7 +69,7 @@ std::vector<float> converted(std::vector<float> v, std::size_t rows, const Json&
 
 /// A converted model beside the folder it has to equal.
 struct Pair {
-  TemporaryFolder folder;  // config.json and model.safetensors with what a GGUF file cannot say, or rounds, changed
+  TempFolder folder;  // config.json and model.safetensors with what a GGUF file cannot say, or rounds, changed
   std::string file;
   std::vector<std::int32_t> ids;
   Json manifest;

@@ -17,7 +17,7 @@ struct Tensor {
 };
 
 /// hymba-tiny again, after `change`, and with `config` in place of its own where not empty.
-std::string write_variant(const TemporaryFolder& folder, const std::function<void(std::vector<Tensor>&)>& change, const std::string& config = {}) {
+std::string write_variant(const TempFolder& folder, const std::function<void(std::vector<Tensor>&)>& change, const std::string& config = {}) {
   const auto source = need(klens::Safetensors::open(checkpoint));
   std::vector<Tensor> tensors;
   for (const std::string_view name : source.names()) {
@@ -92,7 +92,7 @@ TEST_CASE("hymba-tiny: components, shapes, bytes") {
 }
 
 TEST_CASE("a checkpoint that does not fit names the tensor") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string x_proj = "model.layers.3.mamba.x_proj.0.weight", norm = "model.layers.5.mamba.dt_layernorm.weight";
 
   SUBCASE("missing projection") {
@@ -167,7 +167,7 @@ TEST_CASE("a checkpoint that does not fit names the tensor") {
 }
 
 TEST_CASE("flipped bits of header and config end in a model or in one line") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   write_variant(folder, [](auto&) {});
   std::mt19937 random(20);
   int refused = 0;
@@ -199,7 +199,7 @@ TEST_CASE("flipped bits of header and config end in a model or in one line") {
 }
 
 TEST_CASE("a config that does not fit names the key") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string config = config_text();
   const auto refused = [&](const std::string& from, const std::string& to, const std::string& part) {
     const std::string e = error_of(write_variant(folder, [](auto&) {}, with(config, from, to)));
@@ -221,7 +221,7 @@ TEST_CASE("a config that does not fit names the key") {
 }
 
 TEST_CASE("an untied head is a component of its own") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string path = write_variant(
       folder,
       [&](auto& all) {
@@ -274,7 +274,7 @@ TEST_CASE("formats come from the pristine weights, whatever was set before") {
 }
 
 TEST_CASE("a packed file is the same model") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string path = folder.path() + "/model.klens";
   klens::Model model = load();
   need(klens::apply_uniform(model, format("w4g32a8")));

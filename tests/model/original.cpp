@@ -108,7 +108,7 @@ klens::RuntimePlan skeleton_of(const std::string& config) {
 TEST_CASE("original: state-spaces' own mamba and mamba2 give the bits of transformers' spelling") {
   for (const std::string name : {"mamba", "mamba2"}) {
     CAPTURE(name);
-    const TemporaryFolder folder;
+    const TempFolder folder;
     const bool tied = name == "mamba";
     write_transformers(name, folder.path(), tied);
     klens::Model theirs = need(klens::load_model(folder.path())),
@@ -151,7 +151,7 @@ TEST_CASE("original: state-spaces' own mamba and mamba2 give the bits of transfo
 }
 
 TEST_CASE("original: a field that changes the arithmetic is read, or an error that names it") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string config = folder.path() + "/config.json", mamba2 = text_of(originals + "/mamba2/config.json"),
                     mamba = text_of(originals + "/mamba/config.json");
   fs::copy_file(originals + "/mamba2/pytorch_model.bin", folder.path() + "/pytorch_model.bin");
@@ -223,7 +223,7 @@ TEST_CASE("original: damaged configs end in one clear error") {
 }
 
 TEST_CASE("original: names under any published prefix, and shards, give the same bits") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   for (const std::string name : {"mamba", "lfm2", "falcon_h1"}) {
     CAPTURE(name);
     const std::string from = own + "/" + name, prefix = name == "mamba" ? "backbone." : "model.";
@@ -272,7 +272,7 @@ TEST_CASE("original: names under any published prefix, and shards, give the same
 }
 
 TEST_CASE("original: two tensors of one name are refused") {
-  const TemporaryFolder folder;
+  const TempFolder folder;
   std::vector<Tensor> tensors = read_tensors(own + "/mamba");
   Tensor again = tensors[0];
   REQUIRE(again.name == "backbone.embeddings.weight");

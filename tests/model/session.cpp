@@ -5,7 +5,6 @@
 #include <klens/model/sample.hpp>
 
 #include <atomic>
-#include <new>
 
 using namespace fixture;
 
@@ -13,45 +12,15 @@ using namespace fixture;
 // says so.
 namespace {
 std::atomic<std::size_t> counted{0};
-}
+[[maybe_unused]] void watch(std::size_t) noexcept { counted.fetch_add(1, std::memory_order_relaxed); }
+}  // namespace
+
+#include "support/watched_new.hpp"
+
 namespace fixture {
 std::size_t allocations();
 std::size_t allocations() { return counted.load(); }
 }  // namespace fixture
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define KLENS_TEST_ASAN 1
-#endif
-#endif
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(KLENS_TEST_ASAN)
-namespace {
-constexpr bool counting = true;
-void* take(std::size_t bytes) noexcept {
-  counted.fetch_add(1, std::memory_order_relaxed);
-  return std::malloc(bytes ? bytes : 1);
-}
-void* take_or_throw(std::size_t bytes) {
-  void* p = take(bytes);
-  if (p == nullptr) throw std::bad_alloc();
-  return p;
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) { return take_or_throw(bytes); }
-void* operator new[](std::size_t bytes) { return take_or_throw(bytes); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return take(bytes); }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return take(bytes); }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete[](void* p) noexcept { std::free(p); }
-void operator delete(void* p, std::size_t) noexcept { std::free(p); }
-void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
-#else
-namespace {
-constexpr bool counting = false;
-}
-#endif
 
 namespace {
 
@@ -342,7 +311,7 @@ TEST_CASE("a session in a file goes on in another process's session") {
   const std::vector<std::int32_t> ids = some_ids(tokens(30, 5)), after = some_ids(3, 50);
   klens::Session session = open(model);
   need(session.prefill(ids));
-  const TemporaryFolder folder;
+  const TempFolder folder;
   const std::string path = folder.path() + "/a.session";
   const klens::SessionState state = need(session.snapshot());
   need(klens::write_session_file(path, state));
@@ -365,7 +334,7 @@ TEST_CASE("a session in a file goes on in another process's session") {
 }
 
 TEST_CASE("a step allocates nothing, nor do sampling, checkpoints and rolling back") {
-  if (!counting) return;
+  if (!watching) return;
   const klens::Model model = load_in("w4g32a8");
   klens::ThreadTeam team(2);
   const std::vector<std::int32_t> ids = some_ids(10);

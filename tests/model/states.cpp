@@ -170,7 +170,7 @@ TEST_CASE("states: names, formats, and the layers that read another's K and V") 
 }
 
 TEST_CASE("states: packed files carry them, f32 leaves no trace") {
-  TemporaryFolder folder;
+  TempFolder folder;
   for (const std::string& path : {checkpoint, families + "mamba2"}) {
     klens::Model model = need(klens::load_model(path));
     need(model.write(folder.path() + "/f32.klens", {}));
