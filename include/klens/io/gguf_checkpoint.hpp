@@ -29,16 +29,9 @@ class GgufCheckpoint {
     return c;
   }
 
-  const TensorView* find(std::string_view name) const {
-    const auto it = tensors_.find(name);
-    return it == tensors_.end() ? nullptr : &it->second;
-  }
+  const TensorView* find(std::string_view name) const { return find_tensor(tensors_, name); }
   /// Names in ascending order.
-  std::vector<std::string_view> names() const {
-    std::vector<std::string_view> all;
-    for (const auto& entry : tensors_) all.push_back(entry.first);
-    return all;
-  }
+  std::vector<std::string_view> names() const { return tensor_names(tensors_); }
   const TensorMap& tensors() const { return tensors_; }
   const std::string& path() const { return file_.path(); }
   std::uint64_t file_bytes() const { return file_.file_bytes(); }

@@ -23,29 +23,13 @@ class Safetensors {
  public:
   /// A .safetensors file, or a checkpoint folder.
   static Result<Safetensors> open(const std::string& path) {
-    struct stat status {};
-    if (stat(path.c_str(), &status) != 0) return detail::io_error(path, "cannot open", errno);
     Safetensors s;
     s.path_ = path;
-    if (!S_ISDIR(status.st_mode)) {
-      KLENS_OK(s.add_file(path));
-      return s;
-    }
-    const std::string single = path + "/model.safetensors", index = path + "/model.safetensors.index.json";
-    if (stat(single.c_str(), &status) == 0) {
-      KLENS_OK(s.add_file(single));
-    } else if (stat(index.c_str(), &status) == 0) {
-      KLENS_OK(s.add_shards(path, index));
-    } else {
-      return Error{ErrorCode::missing, path, "model.safetensors or model.safetensors.index.json", "neither"};
-    }
+    KLENS_TRY(s.tensors_, detail::read_file_or_shards(path, "model.safetensors", s.files_, &read_header));
     return s;
   }
 
-  const TensorView* find(std::string_view name) const {
-    const auto it = tensors_.find(name);
-    return it == tensors_.end() ? nullptr : &it->second;
-  }
+  const TensorView* find(std::string_view name) const { return find_tensor(tensors_, name); }
 
   /// The tensor of that name and exactly that shape.
   Result<const TensorView*> require(std::string_view name, std::span<const std::int64_t> shape) const {
@@ -65,11 +49,7 @@ class Safetensors {
   const TensorMap& tensors() const { return tensors_; }
 
   /// Names in ascending order.
-  std::vector<std::string_view> names() const {
-    std::vector<std::string_view> all;
-    for (const auto& entry : tensors_) all.push_back(entry.first);
-    return all;
-  }
+  std::vector<std::string_view> names() const { return tensor_names(tensors_); }
 
   const std::string& path() const { return path_; }
   /// Bytes of all files together.
@@ -82,22 +62,7 @@ class Safetensors {
  private:
   Safetensors() = default;
 
-  using Tensors = TensorMap;
-
-  Result<void> add_file(const std::string& path) {
-    KLENS_TRY(MappedFile file, MappedFile::open(path));
-    KLENS_TRY(Tensors tensors, read_header(file));
-    files_.push_back(std::move(file));
-    tensors_ = std::move(tensors);
-    return {};
-  }
-
-  Result<void> add_shards(const std::string& folder, const std::string& index) {
-    KLENS_TRY(tensors_, detail::read_shards(folder, index, files_, &read_header));
-    return {};
-  }
-
-  static Result<Tensors> read_header(const MappedFile& file) {
+  static Result<TensorMap> read_header(const MappedFile& file) {
     const std::string& path = file.path();
     const std::span<const std::byte> bytes = file.bytes();
     if (bytes.size() < 8)
@@ -113,7 +78,7 @@ class Safetensors {
       return Error{ErrorCode::format, path + ": header", "a JSON object", "'" + detail::clip(text, 12) + "'"};
     KLENS_TRY(const Json header, parse_json(text, path + ": header"));
     const std::span<const std::byte> payload = bytes.subspan(8 + length);
-    Tensors tensors;
+    TensorMap tensors;
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") continue;
       KLENS_TRY(TensorView t, read_entry(path, name, value, payload));
@@ -149,7 +114,7 @@ class Safetensors {
     return t;
   }
 
-  static Result<void> check_cover(const std::string& path, const Tensors& tensors, std::span<const std::byte> payload) {
+  static Result<void> check_cover(const std::string& path, const TensorMap& tensors, std::span<const std::byte> payload) {
     std::vector<const TensorView*> order;
     for (const auto& entry : tensors) order.push_back(&entry.second);
     std::ranges::sort(order, [](const TensorView* a, const TensorView* b) {
@@ -171,7 +136,7 @@ class Safetensors {
 
   std::string path_;
   std::vector<MappedFile> files_;
-  Tensors tensors_;
+  TensorMap tensors_;
 };
 
 }  // namespace klens

@@ -6,6 +6,9 @@
 #include <klens/io/mapped_file.hpp>
 #include <klens/io/tensor.hpp>
 
+#include <sys/stat.h>
+
+#include <cerrno>
 #include <functional>
 #include <map>
 #include <string>
@@ -16,6 +19,19 @@ namespace klens {
 
 /// Tensors by name. Views stay valid while the files they came from are mapped.
 using TensorMap = std::map<std::string, TensorView, std::less<>>;
+
+/// nullptr where there is none of that name.
+inline const TensorView* find_tensor(const TensorMap& tensors, std::string_view name) {
+  const auto it = tensors.find(name);
+  return it == tensors.end() ? nullptr : &it->second;
+}
+
+/// In ascending order.
+inline std::vector<std::string_view> tensor_names(const TensorMap& tensors) {
+  std::vector<std::string_view> all;
+  for (const auto& entry : tensors) all.push_back(entry.first);
+  return all;
+}
 
 namespace detail {
 
@@ -60,6 +76,23 @@ Result<TensorMap> read_shards(const std::string& folder, const std::string& inde
                      "the index to place it in this file", listed != all.end() ? "another file" : "no mention"};
     }
   return all;
+}
+
+/// All tensors of `path`: a file, or a folder with the file `name` or with shards listed in `name`.index.json.
+template <class Read>
+Result<TensorMap> read_file_or_shards(const std::string& path, const std::string& name, std::vector<MappedFile>& files,
+                                      const Read& read) {
+  struct stat status {};
+  if (stat(path.c_str(), &status) != 0) return io_error(path, "cannot open", errno);
+  const std::string single = S_ISDIR(status.st_mode) ? path + "/" + name : path, index = single + ".index.json";
+  if (stat(single.c_str(), &status) == 0) {
+    KLENS_TRY(MappedFile file, MappedFile::open(single));
+    KLENS_TRY(TensorMap tensors, read(file));
+    files.push_back(std::move(file));
+    return tensors;
+  }
+  if (stat(index.c_str(), &status) == 0) return read_shards(path, index, files, read);
+  return Error{ErrorCode::missing, path, name + " or " + name + ".index.json", "neither"};
 }
 
 }  // namespace detail

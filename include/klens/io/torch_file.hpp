@@ -218,29 +218,14 @@ class TorchFile {
  public:
   /// A file of torch.save, or a folder with pytorch_model.bin or with shards listed in pytorch_model.bin.index.json.
   static Result<TorchFile> open(const std::string& path) {
-    struct stat status {};
-    if (stat(path.c_str(), &status) != 0) return detail::io_error(path, "cannot open", errno);
     TorchFile f;
     f.path_ = path;
     const auto read = [](const MappedFile& file) { return detail::TorchReader(file).read(); };
-    const std::string single = S_ISDIR(status.st_mode) ? path + "/pytorch_model.bin" : path,
-                      index = single + ".index.json";
-    if (stat(single.c_str(), &status) == 0) {
-      KLENS_TRY(MappedFile file, MappedFile::open(single));
-      KLENS_TRY(f.tensors_, read(file));
-      f.files_.push_back(std::move(file));
-    } else if (stat(index.c_str(), &status) == 0) {
-      KLENS_TRY(f.tensors_, detail::read_shards(path, index, f.files_, read));
-    } else {
-      return Error{ErrorCode::missing, path, "pytorch_model.bin or pytorch_model.bin.index.json", "neither"};
-    }
+    KLENS_TRY(f.tensors_, detail::read_file_or_shards(path, "pytorch_model.bin", f.files_, read));
     return f;
   }
 
-  const TensorView* find(std::string_view name) const {
-    const auto it = tensors_.find(name);
-    return it == tensors_.end() ? nullptr : &it->second;
-  }
+  const TensorView* find(std::string_view name) const { return find_tensor(tensors_, name); }
   /// All of them, by name.
   const TensorMap& tensors() const { return tensors_; }
   const std::string& path() const { return path_; }
