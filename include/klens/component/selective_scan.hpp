@@ -25,7 +25,7 @@ class ScanParameters {
         d_(std::size_t(padded_)), dt_bias_(std::size_t(padded_)) {
     for (int c = 0; c < channels; ++c) {
       for (int n = 0; n < n_state; ++n)
-        a2_[std::size_t(n * padded_ + c)] = float(-det::exp(double(a_log[c * n_state + n])) * 0x1.71547652b82fep+0);  // log2(e)
+        a2_[std::size_t(n * padded_ + c)] = det::decay_rate(a_log[c * n_state + n]);
       d_[std::size_t(c)] = d[c];
       if (dt_bias != nullptr) dt_bias_[std::size_t(c)] = dt_bias[c];
     }

@@ -30,7 +30,7 @@ class SsdParameters {
       : shape_(shape), a2_(std::size_t(shape.heads)), d_(a2_.size()), dt_bias_(a2_.size()) {
     KLENS_ASSERT(shape.groups > 0 && shape.heads % shape.groups == 0);
     for (std::size_t h = 0; h < a2_.size(); ++h) {
-      a2_[h] = float(-det::exp(double(a_log[h])) * 0x1.71547652b82fep+0);  // log2(e)
+      a2_[h] = det::decay_rate(a_log[h]);
       if (d != nullptr) d_[h] = d[h];
       if (dt_bias != nullptr) dt_bias_[h] = dt_bias[h];
     }

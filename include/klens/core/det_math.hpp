@@ -171,4 +171,7 @@ KLENS_INLINE constexpr double cos(double x) {
 
 static_assert(exp(0.0) == 1.0 && log(1.0) == 0.0 && sin(0.0) == 0.0 && cos(0.0) == 1.0 && pow(10.0, 2.0) == 100.0);
 
+/// -e^x log2(e): the rate of a scan in the unit of exp2, from A_log.
+KLENS_INLINE constexpr float decay_rate(float a_log) { return float(-exp(double(a_log)) * 0x1.71547652b82fep+0); }
+
 }  // namespace klens::det

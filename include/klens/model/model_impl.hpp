@@ -50,7 +50,7 @@ inline Result<const float*> Model::load_vector(const std::string& name, std::spa
     for (std::int64_t k = 0; k < columns; ++k) {
       float v = values[std::size_t(i * columns + k)];
       if (use == Use::a_log) {
-        v = float(-det::exp(double(v)) * 0x1.71547652b82fep+0);   // log2(e)
+        v = det::decay_rate(v);
         if (!std::isfinite(v)) return Error{ErrorCode::overflow, detail::place_of(*t), "values below 88", "one above at row " + std::to_string(i)};
       }
       out[std::size_t(k * padded + i)] = v;
