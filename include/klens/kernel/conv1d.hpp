@@ -112,7 +112,7 @@ KLENS_INLINE void conv_group(const Conv1dArgs& a, std::int64_t first) {
   const auto take = [&](int t) KLENS_INLINE_LAMBDA {
     const float* from = a.x + t * a.x_stride + first;
     __builtin_prefetch(from + 8 * a.x_stride);  // every row is another page: 512 x 4096 take 1 / 1.5 of the time
-    return n == lanes ? load(from) : load_n(from, n);
+    return load_upto(from, n);
   };
   const auto put = [&](int t, v16f sum) KLENS_INLINE_LAMBDA { store_output(a, t, first, a.silu ? silu(sum) : sum); };
   convolve_group<Taps, S>(a, first, take, put);

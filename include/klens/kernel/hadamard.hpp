@@ -92,33 +92,27 @@ KLENS_INLINE void make_signs(Signs& s, int b) {
   }
 }
 
-KLENS_INLINE v16f read(const float* x, int n) { return n >= lanes ? load(x) : load_n(x, n); }
-KLENS_INLINE void write(float* y, v16f v, int n) {
-  if (n >= lanes) store(y, v);
-  else store_n(y, v, n);
-}
-
 /// Four rows i .. i + 3 of a base for n columns, the entries of x `r` apart. Four chains: an fma takes 4 cycles.
 KLENS_INLINE void four_rows(const Signs& s, const float* x, float* y, std::int64_t r, int i, int n) {
   const float* sign[4] = {s.row(i), s.row(i + 1), s.row(i + 2), s.row(i + 3)};
-  const v16f x0 = read(x, n);
+  const v16f x0 = load_upto(x, n);
   v16f sum[4];
   unroll<4>([&](int k) KLENS_INLINE_LAMBDA { sum[k] = splat(s.first(i + k)) * x0; });
   for (int j = 1; j <= s.q; ++j) {
-    const v16f xj = read(x + j * r, n);
+    const v16f xj = load_upto(x + j * r, n);
     unroll<4>([&](int k) KLENS_INLINE_LAMBDA { sum[k] = fma(splat(sign[k][j]), xj, sum[k]); });
   }
-  unroll<4>([&](int k) KLENS_INLINE_LAMBDA { write(y + (i + k) * r, sum[k], n); });
+  unroll<4>([&](int k) KLENS_INLINE_LAMBDA { store_upto(y + (i + k) * r, sum[k], n); });
 }
 
 /// Rows 2i .. 2i + 3 of Paley II from sums (even entries of x) and differences (odd ones).
 KLENS_INLINE void two_pairs(const Signs& s, const float* x, float* y, std::int64_t r, int i, int n) {
   const float* sign[2] = {s.row(i), s.row(i + 1)};
-  const v16f p0 = read(x, n), m0 = read(x + r, n);
+  const v16f p0 = load_upto(x, n), m0 = load_upto(x + r, n);
   v16f p[2], m[2];
   unroll<2>([&](int k) KLENS_INLINE_LAMBDA { p[k] = splat(s.first(i + k)) * p0, m[k] = splat(s.first(i + k)) * m0; });
   for (int j = 1; j <= s.q; ++j) {
-    const v16f pj = read(x + 2 * j * r, n), mj = read(x + (2 * j + 1) * r, n);
+    const v16f pj = load_upto(x + 2 * j * r, n), mj = load_upto(x + (2 * j + 1) * r, n);
     unroll<2>([&](int k) KLENS_INLINE_LAMBDA {
       const v16f c = splat(sign[k][j]);
       p[k] = fma(c, pj, p[k]), m[k] = fma(c, mj, m[k]);
@@ -126,8 +120,8 @@ KLENS_INLINE void two_pairs(const Signs& s, const float* x, float* y, std::int64
   }
   unroll<2>([&](int k) KLENS_INLINE_LAMBDA {
     const std::int64_t at = 2 * (i + k) * r;
-    write(y + at, p[k] + read(x + at + r, n), n);
-    write(y + at + r, m[k] - read(x + at, n), n);
+    store_upto(y + at, p[k] + load_upto(x + at + r, n), n);
+    store_upto(y + at + r, m[k] - load_upto(x + at, n), n);
   });
 }
 
@@ -143,8 +137,8 @@ KLENS_INLINE void base(int b, float* x, float* y, std::int64_t r, std::int64_t c
         continue;
       }
       for (int j = 0; j < b; j += 2) {
-        const v16f even = read(x + j * r + c, n), odd = read(x + (j + 1) * r + c, n);
-        write(x + j * r + c, even + odd, n), write(x + (j + 1) * r + c, even - odd, n);
+        const v16f even = load_upto(x + j * r + c, n), odd = load_upto(x + (j + 1) * r + c, n);
+        store_upto(x + j * r + c, even + odd, n), store_upto(x + (j + 1) * r + c, even - odd, n);
       }
       for (int i = 0; i <= s.q; i += 2) two_pairs(s, x + c, y + c, r, i, n);
     }
@@ -163,12 +157,12 @@ KLENS_INLINE v16f lane_signs() {
 KLENS_INLINE void within_lanes(const float* x, float* y, int width, int log2) {
   const v16f s1 = lane_signs<1>(), s2 = lane_signs<2>(), s4 = lane_signs<4>(), s8 = lane_signs<8>();
   for (int i = 0; i < width; i += lanes) {
-    v16f v = read(x + i, width - i);
+    v16f v = load_upto(x + i, width - i);
     if (log2 > 0) v = fma(s1, v, swap_lanes<1>(v));
     if (log2 > 1) v = fma(s2, v, swap_lanes<2>(v));
     if (log2 > 2) v = fma(s4, v, swap_lanes<4>(v));
     if (log2 > 3) v = fma(s8, v, swap_lanes<8>(v));
-    write(y + i, v, width - i);
+    store_upto(y + i, v, width - i);
   }
 }
 
@@ -218,8 +212,8 @@ inline void hadamard(const HadamardArgs& a) {
     float* y = a.y + t * a.y_stride;
     float* absmax = a.absmax != nullptr ? a.absmax + t * a.absmax_stride : nullptr;
     for (int i = 0; i < a.width; i += lanes) {
-      const v16f v = splat(scale) * read(from + i, a.width - i);
-      write(y + i, v, a.width - i);
+      const v16f v = splat(scale) * load_upto(from + i, a.width - i);
+      store_upto(y + i, v, a.width - i);
       if (absmax != nullptr) absmax[i / lanes] = max_of(max(abs(v), zero()));
     }
   }

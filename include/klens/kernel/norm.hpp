@@ -66,7 +66,7 @@ struct Normed {
   const float* weight;
   v16f r;
   KLENS_INLINE v16f operator()(int i, int n) const {
-    const v16f scaled = (n >= lanes ? load(x + i) : load_n(x + i, n)) * r;
+    const v16f scaled = load_upto(x + i, n) * r;
     return weight != nullptr ? scaled * load(weight + i) : scaled;
   }
 };
@@ -119,13 +119,6 @@ KLENS_INLINE void for_vectors(int begin, int end, const F& f) {
   for (int i = begin; i < end; i += lanes) f(i, end - i < lanes ? end - i : lanes);
 }
 
-KLENS_INLINE v16f read(const float* x, int n) { return n == lanes ? load(x) : load_n(x, n); }
-
-KLENS_INLINE void write(float* y, v16f v, int n) {
-  if (n == lanes) store(y, v);
-  else store_n(y, v, n);
-}
-
 /// One row of gated_norm.
 KLENS_INLINE void gate_and_norm(const GatedNormArgs& a, int t) {
   const float* x = a.x + t * a.x_stride;
@@ -135,20 +128,20 @@ KLENS_INLINE void gate_and_norm(const GatedNormArgs& a, int t) {
   for (int begin = 0; begin < a.width; begin += group) {
     const int end = begin + group;
     const auto weighted = [&](v16f v, int i, int n) KLENS_INLINE_LAMBDA {
-      return a.weight != nullptr ? v * read(a.weight + i, n) : v;
+      return a.weight != nullptr ? v * load_upto(a.weight + i, n) : v;
     };
     if (a.norm_before_gate) {
       const v16f r = splat(inverse_rms(x + begin, group, a.eps));
       for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
-        write(y + i, weighted(read(x + i, n) * r, i, n) * silu(read(z + i, n)), n);
+        store_upto(y + i, weighted(load_upto(x + i, n) * r, i, n) * silu(load_upto(z + i, n)), n);
       });
     } else {
       for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
-        write(y + i, read(x + i, n) * silu(read(z + i, n)), n);
+        store_upto(y + i, load_upto(x + i, n) * silu(load_upto(z + i, n)), n);
       });
       const v16f r = splat(inverse_rms(y + begin, group, a.eps));
       for_vectors(begin, end, [&](int i, int n) KLENS_INLINE_LAMBDA {
-        write(y + i, weighted(read(y + i, n) * r, i, n), n);
+        store_upto(y + i, weighted(load_upto(y + i, n) * r, i, n), n);
       });
     }
   }
@@ -169,7 +162,7 @@ inline void gated_norm_quantize(const GatedNormQuantizeArgs& a) {
     norm_detail::gate_and_norm(a.norm, t);
     const float* y = a.norm.y + t * a.norm.y_stride;
     const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA {
-      return norm_detail::read(y + c, n < lanes ? n : lanes);
+      return load_upto(y + c, n);
     };
     quantize_detail::quantize(a.row, width, t, quantize_detail::largest_of(width, values), values);
   }
@@ -182,8 +175,8 @@ struct Mean {
   const float *a, *b, *wa, *wb;
   v16f ra, rb;
   KLENS_INLINE v16f operator()(int i, int n) const {
-    const v16f xa = n >= lanes ? load(a + i) : load_n(a + i, n);
-    const v16f xb = n >= lanes ? load(b + i) : load_n(b + i, n);
+    const v16f xa = load_upto(a + i, n);
+    const v16f xb = load_upto(b + i, n);
     return splat(0.5f) * ((xa * ra) * load(wa + i) + (xb * rb) * load(wb + i));
   }
 };

@@ -78,7 +78,7 @@ inline void quantize_row(const QuantizeRowArgs& a) {
   KLENS_ASSERT(a.stride % row_unit == 0 && a.stride >= a.cols);
   for (int t = a.begin; t < a.end; ++t) {
     const float* x = a.x + t * a.x_stride;
-    const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA { return n == lanes ? load(x + c) : load_n(x + c, n); };
+    const auto values = [&](int c, int n) KLENS_INLINE_LAMBDA { return load_upto(x + c, n); };
     float largest = 0;
     if (a.absmax != nullptr) {
       const float* parts = a.absmax + t * a.absmax_stride;

@@ -54,21 +54,19 @@ KLENS_INLINE Group group_of(const ScanArgs& a, int index) {
 template <State S>
 KLENS_INLINE state_detail::stored<S>* state_of(const Group& g) { return static_cast<state_detail::stored<S>*>(g.state); }
 
-KLENS_INLINE v16f load_channels(const float* from, int n) { return n == lanes ? load(from) : load_n(from, n); }
-
 /// What a token needs apart from the state, in memory: one copy of softplus, and of silu below, serves all callers.
 struct alignas(64) Start { float dt[lanes], u[lanes], y[lanes]; };
 
 KLENS_NOINLINE inline void begin_token(const ScanArgs& a, int t, const Group& g, Start& out) {
   const v16f bias = a.dt_bias != nullptr ? load(a.dt_bias + g.first) : zero();
-  const v16f x = load_channels(a.x + t * a.x_stride + g.first, g.n);
-  const v16f dt = softplus(load_channels(a.dt + t * a.dt_stride + g.first, g.n) + bias);
+  const v16f x = load_upto(a.x + t * a.x_stride + g.first, g.n);
+  const v16f dt = softplus(load_upto(a.dt + t * a.dt_stride + g.first, g.n) + bias);
   store(out.dt, dt), store(out.u, dt * x), store(out.y, load(a.d + g.first) * x);
 }
 
 KLENS_NOINLINE inline void end_token(const ScanArgs& a, int t, const Group& g, const float* sum) {
   v16f y = load(sum);
-  if (a.z != nullptr) y = y * silu(load_channels(a.z + t * a.z_stride + g.first, g.n));
+  if (a.z != nullptr) y = y * silu(load_upto(a.z + t * a.z_stride + g.first, g.n));
   store(a.y + t * a.y_stride + g.first, y);
 }
 

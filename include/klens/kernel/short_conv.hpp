@@ -19,7 +19,7 @@ KLENS_INLINE void group_of(const ShortConvArgs& a, std::int64_t first) {
   const int n = a.channels - first < lanes ? int(a.channels - first) : lanes;
   const auto read = [&](const float* row, int t) KLENS_INLINE_LAMBDA {
     const float* from = row + t * a.stride + first;
-    return n == lanes ? load(from) : load_n(from, n);
+    return load_upto(from, n);
   };
   const auto take = [&](int t) KLENS_INLINE_LAMBDA { return read(a.b, t) * read(a.x, t); };
   const auto put = [&](int t, v16f sum) KLENS_INLINE_LAMBDA {

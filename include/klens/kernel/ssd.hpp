@@ -117,15 +117,11 @@ KLENS_INLINE Columns columns_of(const SsdArgs& a, int head, int vector) {
 template <State S>
 KLENS_INLINE state_detail::stored<S>* state_of(const Columns& c) { return static_cast<state_detail::stored<S>*>(c.state); }
 
-KLENS_INLINE v16f load_columns(const float* from, int n) { return n == lanes ? load(from) : load_n(from, n); }
-
 KLENS_NOINLINE inline void end_token(const SsdArgs& a, int head, int t, const Columns& c, float decay, const float* sum) {
-  const v16f x = load_columns(a.x + t * a.x_stride + c.at, c.n);
+  const v16f x = load_upto(a.x + t * a.x_stride + c.at, c.n);
   v16f y = fma(splat(decay), load(sum), splat(a.d != nullptr ? a.d[head] : 0.0f) * x);
-  if (a.z != nullptr) y = y * silu(load_columns(a.z + t * a.z_stride + c.at, c.n));
-  float* to = a.y + t * a.y_stride + c.at;
-  if (c.n == lanes) store(to, y);
-  else store_n(to, y, c.n);
+  if (a.z != nullptr) y = y * silu(load_upto(a.z + t * a.z_stride + c.at, c.n));
+  store_upto(a.y + t * a.y_stride + c.at, y, c.n);
 }
 
 /// K tokens from t, tokens i .. of `with`, of G vectors of columns in one pass over n.
@@ -135,7 +131,7 @@ KLENS_NOINLINE void run(const SsdArgs& a, int head, int t, const Factors& with, 
   v16i words[K * G];
   unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA {
     const Columns& at = columns[j % G];
-    u[j] = splat(with.u[i + j / G]) * load_columns(a.x + (t + j / G) * a.x_stride + at.at, at.n);
+    u[j] = splat(with.u[i + j / G]) * load_upto(a.x + (t + j / G) * a.x_stride + at.at, at.n);
     sum[j] = zero();
     if constexpr (S == State::f16) words[j] = state_detail::token_words(a.key, at.lane, a.position + t + j / G);
   });
@@ -210,7 +206,7 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int head, int vector) {
   for (int t = 0; t < a.tokens; ++t) {
     const int i = t % lanes, left = a.tokens - t;
     if (i == 0) p = begin_tokens<S>(a, head, t, left < lanes ? left : lanes, p, with);
-    const v16f u = splat(with.u[i]) * load_columns(a.x + t * a.x_stride + columns.at, columns.n), grow = splat(with.grow[i]);
+    const v16f u = splat(with.u[i]) * load_upto(a.x + t * a.x_stride + columns.at, columns.n), grow = splat(with.grow[i]);
     const float* b = a.b + t * a.b_stride + group * a.n_state;
     const float* c = a.c + t * a.c_stride + group * a.n_state;
     v16f sum = zero();
