@@ -194,12 +194,8 @@ class Batch {
       return Error{ErrorCode::usage, "batch for " + model_->path(),
                    "at most " + std::to_string(options_.sequences) + " sequences", "one more"};
     if (index == int(sequences_.size())) {
-      const double need = double(SequenceStates::bytes_for(*model_, capacity_)),
-                   have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE)) - double(bytes());
-      if (need > have)
-        return Error{ErrorCode::overflow, "batch for " + model_->path() + ": one more sequence",
-                     "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
-                     std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
+      KLENS_OK(check_memory("batch for " + model_->path() + ": one more sequence",
+                            double(SequenceStates::bytes_for(*model_, capacity_)), double(bytes())));
       sequences_.push_back(std::make_unique<Sequence>());
       Sequence& s = *sequences_.back();
       s.states = SequenceStates(*model_, capacity_);
@@ -257,9 +253,7 @@ class Batch {
     if (seen_ == model_->version()) return {};
     KLENS_OK(check_program(*model_, program_));
     for (const auto& s : sequences_)
-      if (const int l = s->states.changed_layer(); l >= 0)
-        return Error{ErrorCode::format, model_->path() + ": states of layer " + std::to_string(l),
-                     "the formats the batch was made with", "others: make another batch"};
+      KLENS_OK(s->states.check_formats(*model_, "batch"));
     seen_ = model_->version();
     return {};
   }

@@ -23,8 +23,6 @@
 #include <utility>
 #include <vector>
 
-#include <unistd.h>
-
 namespace klens {
 
 struct SessionOptions {
@@ -169,7 +167,7 @@ class Session {
   /// one team take turns.
   Result<Session> fork() const { return fork(team_); }
   Result<Session> fork(Team team) const {
-    KLENS_OK(check_formats());
+    KLENS_OK(states_.check_formats(*model_, "session"));
     KLENS_OK(check_memory(*model_, team, capacity_, options_));
     Buffer<float> rope(rope_.size());
     std::memcpy(rope.data(), rope_.data(), rope_.size() * sizeof(float));
@@ -253,12 +251,8 @@ class Session {
   };
 
   static Result<void> check_memory(const Model& model, Team team, int capacity, const SessionOptions& options) {
-    const double need = bytes_needed(model, team, capacity, options),
-                 have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE));
-    if (need <= have) return {};
-    return Error{ErrorCode::overflow, "session for " + model.path() + ": context " + std::to_string(options.context),
-                 "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
-                 std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
+    return klens::check_memory("session for " + model.path() + ": context " + std::to_string(options.context),
+                               bytes_needed(model, team, capacity, options));
   }
 
   static double bytes_needed(const Model& model, Team team, int capacity, const SessionOptions& options) {
@@ -302,17 +296,10 @@ class Session {
   Result<void> check_kernels() {
     if (seen_ == model_->version()) return {};
     KLENS_OK(check_program(*model_, program_));
-    KLENS_OK(check_formats());
+    KLENS_OK(states_.check_formats(*model_, "session"));
     seen_ = model_->version();
     return {};
   }
-  Result<void> check_formats() const {
-    const int l = states_.changed_layer();
-    if (l < 0) return {};
-    return Error{ErrorCode::format, model_->path() + ": states of layer " + std::to_string(l),
-                 "the formats the session was made with", "others: make another session"};
-  }
-
   Result<void> check(std::size_t tokens, const Outputs& out) {
     KLENS_OK(check_kernels());
     const Shape& s = model_->shape();

@@ -13,6 +13,8 @@
 #include <klens/io/session_file.hpp>
 #include <klens/model/model.hpp>
 
+#include <unistd.h>
+
 #include <cstring>
 #include <span>
 #include <string>
@@ -119,6 +121,14 @@ inline Buffer<float> rope_table(const Shape& s, int capacity) {
   return table;
 }
 
+/// `need` bytes fit in the machine's memory beside what is `taken`; else an error at `where`.
+inline Result<void> check_memory(const std::string& where, double need, double taken = 0) {
+  const double have = double(sysconf(_SC_PHYS_PAGES)) * double(sysconf(_SC_PAGESIZE)) - taken;
+  if (need <= have) return {};
+  return Error{ErrorCode::overflow, where, "states that fit in " + std::to_string(std::int64_t(have / 0x1p20)) + " MiB of memory",
+               std::to_string(std::int64_t(need / 0x1p20)) + " MiB"};
+}
+
 /// One state of a sequence: what it is, and where: `runs` pieces of `run_bytes`, each `stride` bytes after the other.
 struct StatePlace {
   StatePart part;  // without bytes
@@ -162,6 +172,14 @@ class SequenceStates {
     for (std::size_t l = 0; l < formats_.size(); ++l)
       if (formats_[l] != view_->layers[l].states) return int(l);
     return -1;
+  }
+
+  /// As an error for the owner, "session" or "batch".
+  Result<void> check_formats(const Model& model, const std::string& owner) const {
+    const int l = changed_layer();
+    if (l < 0) return {};
+    return Error{ErrorCode::format, model.path() + ": states of layer " + std::to_string(l),
+                 "the formats the " + owner + " was made with", "others: make another " + owner};
   }
 
   /// Conv and scan states of an empty sequence; K and V beyond the position are never read.
