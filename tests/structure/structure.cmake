@@ -1,10 +1,5 @@
 # Structural tests: what no unit test can see. Shell scripts of this folder, one ctest each.
-set(klens_structure "${CMAKE_CURRENT_LIST_DIR}")
-
-function(klens_add_structure_test name)
-  add_test(NAME structure.${name} COMMAND sh ${ARGN} COMMAND_EXPAND_LISTS)
-  set_tests_properties(structure.${name} PROPERTIES LABELS structure TIMEOUT 900)
-endfunction()
+include("${CMAKE_CURRENT_LIST_DIR}/spills.cmake")  # klens_structure, klens_add_structure_test()
 
 klens_add_structure_test(includes "${klens_structure}/includes.sh")
 klens_add_structure_test(rules "${klens_structure}/rules.sh")
@@ -35,19 +30,6 @@ foreach(level IN LISTS KLENS_COMPILED_LEVELS)
                              "$<TARGET_OBJECTS:klens_test_mixed_${level}>")
   endif()
 endforeach()
-# What the compiler made of the linears' inner loops; ref has no vector registers to spill.
-foreach(level IN LISTS KLENS_COMPILED_LEVELS)
-  klens_level_base(${level} base)
-  set(klens_judged "")
-  if(NOT base STREQUAL level)  # overrides only: its linears may stand in its table's object
-    set(klens_judged --all)
-  endif()
-  if(NOT level STREQUAL "ref")
-    klens_add_structure_test(spills.${level} "${klens_structure}/spills.sh" ${level} ${klens_judged}
-                             "$<TARGET_OBJECTS:klens_levels_${level}>")
-  endif()
-endforeach()
-klens_add_structure_test(spills.tripwire "${klens_structure}/spills_tripwire.sh" "${CMAKE_CXX_COMPILER}")
 klens_add_structure_test(objects.tripwire "${klens_structure}/objects_tripwire.sh" "${CMAKE_CXX_COMPILER}")
 klens_add_structure_test(objects.baseline "${klens_structure}/objects.sh" baseline "$<TARGET_OBJECTS:klens_test_main>"
                          "$<TARGET_OBJECTS:klens_levels>")

@@ -94,17 +94,20 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
         unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = codes<C>(c.at + p * c.panel_bytes, i); });
         unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
           unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+            packed[p] = after(acc[T - 1][(p + P - 1) % P], packed[p]);
             const v16f w = float_of_code<C>(packed[p], levels, i, j);
             unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + 4 * i + j); });
           });
         });
       });
     else
-      unroll<unit.inputs>([&](int i) KLENS_INLINE_LAMBDA {
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-          const v16f w = value<C>(c.at + p * c.panel_bytes, i);
-          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + i); });
-        });
+      unroll<unit.inputs * P>([&](int n) KLENS_INLINE_LAMBDA {
+        // Two inputs of bf16 share a line. Four panels of one token take both at once: clang 14 would keep the lines of
+        // all in 8 of 16 registers and spill 12 times. Two tokens have no registers for their four inputs.
+        constexpr bool by_line = C == Codec::bf16 && T == 1 && vector_registers == 16;
+        const int i = by_line ? n % unit.inputs : n / P, p = by_line ? n / unit.inputs : n % P;
+        const v16f w = value<C>(c.at + p * c.panel_bytes, i);
+        unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + i); });
       });
   }
 }

@@ -97,8 +97,8 @@ KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
 template <Codec C>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
   if constexpr (C == Codec::i2 && by_table<C>)
-    return lookup16(i % 2 == 0 ? levels.table : levels.upper, move_bits(codes, 8 * j + 4 * (i / 2), 0));
-  else if constexpr (by_table<C>) return lookup16(levels.table, move_bits(codes, 8 * j + code_at<C>(i), 0));
+    return lookup16(i % 2 == 0 ? levels.table : levels.upper, codes, 8 * j + 4 * (i / 2));
+  else if constexpr (by_table<C>) return lookup16(levels.table, codes, 8 * j + code_at<C>(i));
   else {
     // 32 registers hold the constants of two positions, of bytes 0 and 1, which saves a shift; 16 those of one.
     const int at = vector_registers == 32 ? 8 * (j % 2) + code_at<C>(i) : 0;
