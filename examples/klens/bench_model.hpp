@@ -90,7 +90,8 @@ inline TokenBytes token_bytes(const Model& model, int position) {
   const Shape& s = model.shape();
   const RuntimePlan plan = model.plan();
   for_each_site(plan, [&](const Site& site) {
-    if (site.role != Role::embedding || s.tied_head) b.weights += site_bytes(site);
+    if (site.expert >= 0) b.weights += site_bytes(site) * s.experts_used / s.experts;   // of experts in one format: exact
+    else if (site.role != Role::embedding || s.tied_head) b.weights += site_bytes(site);
   });
   b.embedding = packed_bytes(plan.embedding, lanes, s.hidden) / lanes;
   b.small = small_values(plan) * 4 - std::int64_t(s.meta) * s.hidden * 4;

@@ -13,11 +13,13 @@
 namespace klens::cli {
 
 /// What kernel calls are counted under: linears by role, the others by what they do.
-inline constexpr std::array<std::string_view, 22> part_names = {
+inline constexpr std::array<std::string_view, 33> part_names = {
     "embed",    "head",      "in_proj",   "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
-    "up_proj",  "down_proj", "norm",      "quantize", "rope",  "kv_append", "attention", "conv", "scan",   "ssd",    "other"};
+    "up_proj",  "down_proj", "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in", "k_adapter_out", "v_adapter_in",
+    "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out",
+    "norm",      "quantize", "rope",  "kv_append", "attention", "conv", "scan",   "ssd", "route", "other"};
 inline constexpr int part_count = int(part_names.size());
-static_assert(part_names[std::size_t(Role::down_proj)] == "down_proj" && part_names[std::size_t(Role::lm_head)] == "head");
+static_assert(part_names[role_count - 1] == "up_adapter_out" && part_names[std::size_t(Role::lm_head)] == "head");
 
 /// The part of a kernel of KLENS_KERNELS by its name.
 constexpr int part_of(std::string_view kernel) {

@@ -3,10 +3,10 @@
 // messages.
 #pragma once
 
+#include "chat_of.hpp"
 #include "common.hpp"
 
 #include <klens/io/atomic_file.hpp>
-#include <klens/io/chat_folder.hpp>
 
 #include <ctime>
 #include <filesystem>
@@ -24,9 +24,7 @@ class Conversation {
   /// With a session that holds `length` tokens, its messages must stand beside it.
   static Result<Conversation> open(const std::string& model, const ChatOptions& options, const std::string& session,
                                    std::size_t length) {
-    if (!std::filesystem::is_directory(model))
-      return Error{ErrorCode::usage, "generate --chat", "a checkpoint folder, which holds the chat template", model};
-    KLENS_TRY(ChatFolder folder, ChatFolder::load(model));
+    KLENS_TRY(ChatFolder folder, chat_of(model));
     Conversation out(std::move(folder));
     if (!options.date.empty()) {
       KLENS_TRY(out.now_, date_of(options.date));

@@ -26,48 +26,56 @@ struct Options {
   bool has_temperature = false, has_top_k = false, has_top_p = false, has_min_p = false, has_penalty = false, has_window = false;
 };
 
-/// How the text is made: sampling, the tokens that end it, and a note of what generation_config.json gave.
+/// How the text is made: sampling, the tokens that end it, and a note of what generation_config.json gave, which stands
+/// in `from`.
 struct Generation {
   SamplingOptions sampling;
   std::vector<std::int32_t> ends;
-  std::string note;
+  std::string from, note;
 };
 
 /// End tokens: eos_token_id of generation_config.json, else of the model's config; else the eos_token of
 /// tokenizer_config.json, which ends a turn of a chat in any case. Sampling: the command line's, then the file's.
+/// Packed and GGUF files hold the same inside.
 Result<Generation> generation_of(const Options& o, const Model& model, const Tokenizer& tokenizer) {
-  Generation g{o.sampling, {}, ""};
+  Generation g{o.sampling, {}, "generation_config.json", ""};
   const std::string folder = std::filesystem::is_directory(o.model) ? o.model : "";
   const std::int64_t vocab = model.shape().vocab;
-  if (!folder.empty()) {
-    KLENS_TRY(const GenerationConfig file, GenerationConfig::load(folder, vocab));
-    g.ends = file.ends;
-    const auto take = [&g](const char* name, bool given, const auto& value, auto& to) {
-      if (given || !value) return false;
-      to = *value;
-      g.note += fmt::format("{}{} {:g}", g.note.empty() ? "" : ", ", name, double(to));
-      return true;
-    };
-    take("temperature", o.has_temperature, file.temperature, g.sampling.temperature);
-    take("top_k", o.has_top_k, file.top_k, g.sampling.top_k);
-    take("top_p", o.has_top_p, file.top_p, g.sampling.top_p);
-    take("min_p", o.has_min_p, file.min_p, g.sampling.min_p);
-    // The file's penalty counts the whole text, as its makers meant it.
-    if (take("repetition_penalty", o.has_penalty, file.repetition_penalty, g.sampling.repetition_penalty) && !o.has_window)
-      g.sampling.repetition_window = 0;
-    if (!g.ends.empty()) g.note += fmt::format("{}end tokens {}", g.note.empty() ? "" : ", ", fmt::join(g.ends, " "));
+  ChatTexts inside;
+  if (folder.empty()) {
+    KLENS_TRY(inside, chat_texts_of(o.model));
+    g.from = inside.generation_place;
   }
+  KLENS_TRY(const GenerationConfig file, !folder.empty() ? GenerationConfig::load(folder, vocab)
+                                                         : GenerationConfig::parse(inside.generation, g.from, vocab));
+  g.ends = file.ends;
+  const auto take = [&g](const char* name, bool given, const auto& value, auto& to) {
+    if (given || !value) return false;
+    to = *value;
+    g.note += fmt::format("{}{} {:g}", g.note.empty() ? "" : ", ", name, double(to));
+    return true;
+  };
+  take("temperature", o.has_temperature, file.temperature, g.sampling.temperature);
+  take("top_k", o.has_top_k, file.top_k, g.sampling.top_k);
+  take("top_p", o.has_top_p, file.top_p, g.sampling.top_p);
+  take("min_p", o.has_min_p, file.min_p, g.sampling.min_p);
+  // The file's penalty counts the whole text, as its makers meant it.
+  if (take("repetition_penalty", o.has_penalty, file.repetition_penalty, g.sampling.repetition_penalty) && !o.has_window)
+    g.sampling.repetition_window = 0;
+  if (!g.ends.empty()) g.note += fmt::format("{}end tokens {}", g.note.empty() ? "" : ", ", fmt::join(g.ends, " "));
   if (g.ends.empty()) {
     KLENS_TRY(g.ends, GenerationConfig::ends_of(model.config().json, model.config().path, vocab));
   }
+  if (!g.ends.empty() && !o.chat.on) return g;
+  std::string token;
   const std::string where = folder + "/tokenizer_config.json";
-  if (folder.empty() || (!g.ends.empty() && !o.chat.on) || access(where.c_str(), F_OK) != 0) return g;
-  KLENS_TRY(const Json json, read_json(where));
-  if (json_absent(json, "eos_token")) return g;
-  const bool object = json["eos_token"].is_object();
-  KLENS_TRY(const std::string token,
-            json_string(object ? json["eos_token"] : json, object ? "content" : "eos_token", where));
-  const std::int32_t id = tokenizer.id_of(token);
+  if (folder.empty()) {
+    KLENS_TRY(token, ChatFolder::eos_token_of(inside.chat, inside.chat_place));
+  } else if (access(where.c_str(), F_OK) == 0) {
+    KLENS_TRY(const std::string text, read_text(where, std::size_t(64) << 20));
+    KLENS_TRY(token, ChatFolder::eos_token_of(text, where));
+  }
+  const std::int32_t id = token.empty() ? -1 : tokenizer.id_of(token);
   if (id >= 0 && std::find(g.ends.begin(), g.ends.end(), id) == g.ends.end()) g.ends.push_back(id);
   return g;
 }
@@ -223,7 +231,7 @@ Result<void> run(const Options& o) {
     fmt::print("{}\n", to_text(said, -1));
   } else {
     fmt::print("\n");
-    if (!generation.note.empty()) fmt::print(stderr, "from generation_config.json: {}\n", generation.note);
+    if (!generation.note.empty()) fmt::print(stderr, "from {}: {}\n", generation.from, generation.note);
     const std::string policy = o.policy == Policy::fast ? ", " + policy_text(model, program) : "";
     fmt::print(stderr, "{} prompt tokens in {:.0f} ms, {} tokens at {:.0f} tokens/s, ended by {}, level {}{}\n",
                ids.size(), prefill * 1e3, made.size(), speed, why, name_of(table->level), policy);
@@ -273,7 +281,7 @@ void add_generate(CLI::App& app, int& status) {
       ->check([](const std::string& text) {
         return text.empty() ? std::string("an empty text stops nothing") : std::string();
       });
-  CLI::Option* chat = c->add_flag("--chat", o->chat.on, "The prompt is a message: rendered by the checkpoint's chat template");
+  CLI::Option* chat = c->add_flag("--chat", o->chat.on, "The prompt is a message: rendered by the chat template of the checkpoint or file");
   c->add_option("--system", o->chat.system, "System message that begins the conversation")->needs(chat);
   c->add_option("--date", o->chat.date, "Date YYYY-MM-DD, for templates that ask for one")->needs(chat);
   c->add_option("--session", o->session, "Continue the sequence of this file, if it exists, and save it there");

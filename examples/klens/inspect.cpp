@@ -21,10 +21,13 @@ std::vector<std::string> parts_of(const Shape& s) {
   if (s.ssm_heads > 0)
     parts.push_back(fmt::format("mamba-2: {} channels in {} heads, {} groups, state {}, conv {}", s.inner, s.ssm_heads, s.ssm_groups, s.n_state, s.conv_taps));
   else if (s.n_state > 0)
-    parts.push_back(fmt::format("mamba: {} channels, state {}, conv {}, dt rank {}", s.inner, s.n_state, s.conv_taps, s.dt_rank));
+    parts.push_back(fmt::format("mamba: {} channels{}, state {}, conv {}, dt rank {}", s.inner,
+                                s.scan_heads > 1 ? fmt::format(" in {} heads", s.scan_heads) : "", s.n_state, s.conv_taps, s.dt_rank));
   else if (s.conv_taps > 0)
     parts.push_back(fmt::format("short convolution: {} channels, {} taps", s.inner, s.conv_taps));
   if (s.ffn > 0) parts.push_back(fmt::format("ffn {}", s.ffn));
+  if (s.experts > 0) parts.push_back(fmt::format("{} experts of {}, {} per token", s.experts, s.expert_ffn, s.experts_used));
+  if (s.adapter_rank > 0) parts.push_back(fmt::format("adapters of rank {}", s.adapter_rank));
   if (s.meta > 0) parts.push_back(fmt::format("{} meta tokens", s.meta));
   return parts;
 }

@@ -1,4 +1,5 @@
 // klens pack: a checkpoint and a plan (or one format for all) become one file that the kernels map as it is.
+#include "chat_of.hpp"
 #include "common.hpp"
 
 #include <klens/io/gguf_tokenizer.hpp>
@@ -40,6 +41,18 @@ Result<void> run(const Options& o) {
   }
   const std::string tokenizer = o.model + "/tokenizer.json";
   std::error_code ec;
+  if (std::filesystem::is_directory(o.model, ec)) {
+    auto chat = ChatFolder::text_of(o.model);
+    if (chat) options.chat_json = *std::move(chat);
+    else fmt::print(stderr, "klens: warning: packed without a chat template: {}\n", chat.error().message());
+    const std::string generation = o.model + "/generation_config.json";
+    if (std::filesystem::exists(generation, ec)) {
+      KLENS_TRY(options.generation_json, read_text(generation, std::size_t(1) << 20));
+    }
+  } else {
+    KLENS_TRY(const ChatTexts texts, chat_texts_of(o.model));
+    options.chat_json = texts.chat, options.generation_json = texts.generation;
+  }
   if (std::filesystem::exists(tokenizer, ec)) {
     KLENS_TRY(options.tokenizer_json, read_text(tokenizer, std::size_t(256) << 20));
   } else if (is_gguf_file(o.model)) {

@@ -103,6 +103,9 @@ Result<void> write_tensor_types(const PlanDocument& plan, const std::string& pat
   KLENS_TRY(const GgufTypes types, gguf_types(plan));
   KLENS_OK(write_file(path, types.text));
   fmt::print(stderr, "{}: {} tensors; left out: {} states, {} activation formats\n", path, types.lines, types.states, types.activations);
+  if (types.experts > 0)
+    fmt::print(stderr, "{}: {} linears of experts would have another type: those of a layer share a tensor, in the type of most bits among theirs\n",
+               path, types.experts);
   return {};
 }
 

@@ -243,6 +243,47 @@ TEST_CASE("chat folder: where the template stands, and the special tokens it is 
   CHECK(said().find("chat_template.jinja: line 1") != std::string::npos);
 }
 
+TEST_CASE("chat folder: what a packed file keeps of it says the same") {
+  const test::TempFolder folder;
+  const OrderedJson messages = {{{"role", "user"}, {"content", "Hi"}}};
+  const auto kept = [&] {
+    const auto text = ChatFolder::text_of(folder.path());
+    return text ? *text : text.error().message();
+  };
+  CHECK(kept() == "");
+  const std::string config = folder / "tokenizer_config.json";
+  test::put(config, R"({"bos_token": {"content": "<b>"}, "eos_token": "<e>", "pad_token": null, "model_max_length": 9})");
+  CHECK(kept() == R"({"bos_token":"<b>","eos_token":"<e>"})");
+  CHECK(*ChatFolder::eos_token_of(kept(), "x") == "<e>");
+  CHECK(*ChatFolder::eos_token_of("", "x") == "");
+  CHECK(*ChatFolder::eos_token_of("{}", "x") == "");
+  CHECK(ChatFolder::parse(kept(), "x").error().message() ==
+        "x: expected a chat template, found none: a model without one is not made to chat");
+  test::put(config, R"({"bos_token": {"content": "<b>"}, "chat_template": [{"name": "tool_use", "template": "T"},
+                       {"name": "default", "template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token is defined }}"}]})");
+  const auto same = [&] {
+    const auto whole = ChatFolder::load(folder.path()), part = ChatFolder::parse(kept(), "x");
+    REQUIRE(whole);
+    REQUIRE(part);
+    CHECK(*whole->render(messages, true) == *part->render(messages, true));
+    return *part->render(messages, true);
+  };
+  CHECK(same() == "<b>HiFalse");
+  test::put(folder / "chat_template.jinja", "{{ messages[0].role }}\n");
+  CHECK(same() == "user");
+  // A template that klens refuses is kept, and refused where it is used.
+  test::put(folder / "chat_template.jinja", "{{ x y }}");
+  CHECK(ChatFolder::parse(kept(), "x").error().message().starts_with("x: line 1: "));
+  test::put(config, "[]");
+  test::check_clear(kept(), "tokenizer_config.json");
+  for (const char* wrong : {"", "{", "[]", R"({"chat_template": 3})", R"({"chat_template": "x", "eos_token": 4})"}) {
+    const auto bad = ChatFolder::parse(wrong, "x");
+    REQUIRE_MESSAGE(!bad, wrong);
+    test::check_clear(bad.error().message(), "x");
+  }
+  CHECK_FALSE(ChatFolder::eos_token_of(R"({"eos_token": 4})", "x"));
+}
+
 TEST_CASE("generation config: defaults of sampling where sampling is asked for, end tokens in any case") {
   const test::TempFolder folder;
   const std::string path = folder / "generation_config.json";
@@ -270,6 +311,14 @@ TEST_CASE("generation config: defaults of sampling where sampling is asked for, 
   REQUIRE(g);
   CHECK(*g->temperature == 1);
   CHECK(!g->top_k);
+  const auto empty = GenerationConfig::parse("", "x", 100);
+  REQUIRE(empty);
+  CHECK((empty->ends.empty() && !empty->temperature));
+  const auto text = GenerationConfig::parse(R"({"eos_token_id": 5, "do_sample": true, "top_p": 0.75})", "x", 100);
+  REQUIRE(text);
+  CHECK(text->ends == std::vector<std::int32_t>{5});
+  CHECK((*text->temperature == 1 && *text->top_p == 0.75f));
+  CHECK(GenerationConfig::parse(R"({"eos_token_id": 100})", "x", 100).error().message().starts_with("x: 'eos_token_id'"));
   for (const char* wrong :
        {R"({"eos_token_id": 100})", R"({"eos_token_id": "x"})", R"({"eos_token_id": [-1]})", R"({"do_sample": 1})",
         R"({"do_sample": true, "temperature": -1})", R"({"do_sample": true, "top_k": 0.5})",

@@ -281,8 +281,8 @@ TEST_CASE("gguf: cut anywhere before its data's end, a file is refused") {
 TEST_CASE("gguf: damaged files end in one clear error") {
   test::TempFolder dir;
   const std::string path = dir / "t.gguf";
-  for (const char* name : {"types.gguf", "mamba2.head.gguf", "nemotron_h.head.gguf", "tokenizer.sentencepiece.gguf",
-                           "tokenizer.llama3.gguf"}) {
+  for (const char* name : {"types.gguf", "mamba2.head.gguf", "nemotron_h.head.gguf", "jamba.head.gguf",
+                           "granitemoehybrid.head.gguf", "tokenizer.sentencepiece.gguf", "tokenizer.llama3.gguf"}) {
     CAPTURE(name);
     std::string good = test::get(data + "/" + name);
     const bool head = std::string_view(name).find("head") != std::string_view::npos;
@@ -338,8 +338,9 @@ TEST_CASE("gguf: a plan as types for llama-quantize") {
   set_state(plan.plan, StateKind::kv, 1, State::s8);
   CHECK(gguf_types(plan)->states == 1);
   s.family = Family::hymba;
-  CHECK(gguf_types(plan).error().message().find("a model: expected a family that GGUF files are read of: mamba, ") ==
-        0);
+  CHECK(gguf_types(plan).error().message() ==
+        "a model: expected a family that GGUF files are read of: falcon_mamba, mamba, mamba2, falcon_h1, lfm2, "
+        "nemotron_h, jamba, granitemoehybrid, found hymba");
 
   const auto type = [](int bits, Scheme scheme, int cols) { return ggml_type_of({std::uint8_t(bits), scheme}, cols); };
   CHECK(type(8, per_row(), 96) == "q8_0");
@@ -354,4 +355,43 @@ TEST_CASE("gguf: a plan as types for llama-quantize") {
   CHECK(type(4, per_row(), 40) == "f16");
   CHECK(type(16, floats(Grid::bf16), 40) == "bf16");
   CHECK(type(32, {}, 256) == "f32");
+}
+
+TEST_CASE("gguf: experts of a layer have one line for llama-quantize, in the type of most bits") {
+  PlanDocument plan;
+  plan.model = "a model";
+  Shape& s = plan.plan.shape;
+  s.family = Family::granitemoehybrid, s.layers = 2, s.hidden = 256, s.vocab = 93, s.tied_head = true, s.ffn = 96;
+  s.heads = 4, s.kv_heads = 2, s.qk_dim = s.v_dim = 64, s.experts = 3, s.experts_used = 2, s.expert_ffn = 96;
+  plan.plan.layers.resize(2), plan.plan.experts.resize(3);
+  for (LayerPlan& l : plan.plan.layers) l.mixer = Mixer::attention, l.ffn = Ffn::swiglu;
+  plan.plan.layers[1].ffn = Ffn::moe_shared, plan.plan.layers[1].kv_source = 1;
+  const Precision w4{4, groups_of(32)}, w6{6, per_row()}, nf4{4, nf4_groups_of(64)};
+  for (int e = 0; e < 3; ++e) {
+    ExpertPlan& expert = plan.plan.experts[std::size_t(e)];
+    expert.gate_proj = e == 1 ? w6 : w4, expert.up_proj = nf4, expert.down_proj = e == 2 ? Precision{} : w4;
+  }
+  const auto types = gguf_types(plan);
+  REQUIRE(types);
+  CHECK(types->text.ends_with("^blk\\.1\\.ffn_gate_shexp\\.weight$=f32\n^blk\\.1\\.ffn_up_shexp\\.weight$=f32\n"
+                              "^blk\\.1\\.ffn_down_shexp\\.weight$=f32\n^blk\\.1\\.ffn_gate_exps\\.weight$=q6_k\n"
+                              "^blk\\.1\\.ffn_up_exps\\.weight$=iq4_nl\n^blk\\.1\\.ffn_down_exps\\.weight$=f32\n"));
+  CHECK(types->text.find("^blk\\.0\\.ffn_gate\\.weight$=f32\n") != std::string::npos);
+  CHECK(types->lines == 1 + 2 * (4 + 3) + 3);
+  CHECK(types->experts == 2 + 0 + 2);
+  plan.plan.experts[2].gate_proj = {4, per_row()};  // another format than w4g32, of the same type
+  CHECK(gguf_types(plan)->experts == 2 + 0 + 2);
+  // Of two formats of equal bits the first stays: q4_k and iq4_nl have 4.5 both.
+  plan.plan.experts[1].up_proj = w4;
+  CHECK(gguf_types(plan)->text.find("ffn_up_exps\\.weight$=iq4_nl\n") != std::string::npos);
+  CHECK(gguf_types(plan)->experts == 5);
+
+  // Jamba's layers have experts alone, or SwiGLU.
+  s.family = Family::jamba;
+  plan.plan.layers[1].ffn = Ffn::moe;
+  CHECK(gguf_types(plan)->lines == 1 + 4 + 3 + 4 + 3);
+  CHECK(gguf_types(plan)->text.find("shexp") == std::string::npos);
+  CHECK(bits_of_ggml_type("q4_k") == 4.5 * 256);
+  CHECK(bits_of_ggml_type("q8_0") == 8.5 * 256);
+  CHECK(bits_of_ggml_type("f32") == 32 * 256);
 }

@@ -38,7 +38,8 @@ struct Model {
 Model sample() {
   Model m;
   m.info = {"{\"model_type\": \"hymba\"}", "tokenizer \xc3\xa4 \"text\"", "", "made by a test",
-            0xfedcba9876543210u,           {{"layers.0.scan", "s8"}}};
+            0xfedcba9876543210u,           {{"layers.0.scan", "s8"}},
+            "{\"chat_template\": \"\xc3\xa4\"}", "{\"top_k\": 5}"};
   m.matrix("embed", "w4g32", 80, 44);
   m.tensor("norm", DType::f16, {12});
   m.matrix("a", "w8a8", 17, 12);
@@ -109,6 +110,8 @@ TEST_CASE("packed: round trip, alignment, exact bytes") {
   CHECK(f.info().provenance == "made by a test");
   CHECK(f.info().shape_hash == 0xfedcba9876543210u);
   CHECK(f.info().sites == m.info.sites);
+  CHECK(f.info().chat_json == m.info.chat_json);
+  CHECK(f.info().generation_json == m.info.generation_json);
   std::int64_t bytes = 0;
   REQUIRE(f.names().size() == m.items.size());
   for (std::size_t i = 0; i < m.items.size(); ++i) {
@@ -153,6 +156,34 @@ TEST_CASE("packed: round trip, alignment, exact bytes") {
   CHECK(test::get(path) == first);
   REQUIRE(write_packed(dir / "empty.klens", {}, {}));
   CHECK(PackedFile::open(dir / "empty.klens")->payload_bytes() == 0);
+}
+
+TEST_CASE("packed: texts for a chat may be absent, and other keys mean nothing") {
+  test::TempFolder dir;
+  const std::string path = dir / "m.klens";
+  const Model m = sample();
+  REQUIRE(write_packed(path, m.info, m.items));
+  const Parts good = split(test::get(path));
+  const auto with = [&](const auto& change) {
+    nlohmann::ordered_json header = nlohmann::ordered_json::parse(good.header);
+    change(header);
+    const std::string text = header.dump();
+    test::put(path, with_header(test::get(path), text, good.payload));
+    return PackedFile::open(path);
+  };
+  const auto before = with([](auto& h) { h.erase("chat"), h.erase("generation"); });
+  REQUIRE(before);
+  CHECK((before->info().chat_json.empty() && before->info().generation_json.empty()));
+  CHECK(before->info().tokenizer_json == m.info.tokenizer_json);
+  CHECK(with([](auto& h) { h["of a later version"] = {1, 2}; }));
+  const auto wrong = with([](auto& h) { h["chat"] = 3; });
+  REQUIRE_FALSE(wrong);
+  test::check_clear(wrong.error().message(), path + ": header: 'chat'");
+  // Without them the header is as it always was.
+  Model none = sample();
+  none.info.chat_json.clear(), none.info.generation_json.clear();
+  REQUIRE(write_packed(path, none.info, none.items));
+  CHECK(split(test::get(path)).header.find("\"chat\"") == std::string::npos);
 }
 
 TEST_CASE("packed: what cannot be written is refused") {

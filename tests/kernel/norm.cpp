@@ -237,6 +237,43 @@ TEST_CASE("swiglu: within 4 ulp, padding 0, the bits of ref") {
   }
 }
 
+TEST_CASE("geglu: gelu with erf within 4e-7 |x| (1 + x^2 erfc), padding 0, the bits of ref") {
+  for (int width : {1, 16, 17, 2000}) {
+    CAPTURE(width);
+    const int stride = int(klens::round_up(width, 32));
+    Guarded gate(tokens * stride), up(tokens * stride), y(tokens * stride), expected(tokens * stride);
+    fixture::Random random(9);
+    gate.fill(0.0f);
+    up.fill(0.0f);
+    for (int t = 0; t < tokens; ++t)
+      for (int i = 0; i < width; ++i) {
+        gate[t * stride + i] = t < 3 ? float(4 * random.normal()) : float(random.uniform(-14, 14));
+        up[t * stride + i] = float(random.normal());
+      }
+    gate[0] = 0.0f;
+    if (width > 16) gate[1] = -300.0f, gate[2] = 300.0f;
+    klens::SwigluArgs args{gate.data(), up.data(), y.data(), stride, width, 0, tokens};
+    fixture::active().geglu(args);
+    Judge judge, tripwire;
+    for (int t = 0; t < tokens; ++t) {
+      for (int i = 0; i < width; ++i) {
+        const double x = double(gate[t * stride + i]), v = double(up[t * stride + i]);
+        const double want = 0.5 * x * std::erfc(-x / std::sqrt(2.0)) * v;
+        const double bound = 4e-7 * std::abs(x * v) * std::fmin(1.0, (1 + x * x) * std::erfc(-x / std::sqrt(2.0))) + 1e-37;
+        judge(y[t * stride + i], want, bound);
+        tripwire(y[t * stride + i], want * (1 + 4e-6), bound);
+      }
+      for (int i = width; i < klens::round_up(width, 16); ++i) CHECK(y[t * stride + i] == 0.0f);
+    }
+    CHECK_MESSAGE(judge.wrong == 0, judge.worst);
+    CHECK((width == 1 || tripwire.wrong > 0));
+    CHECK(y.margins_intact());
+    args.y = expected.data();
+    fixture::reference().geglu(args);
+    CHECK(fixture::same_bits(y, expected));
+  }
+}
+
 TEST_CASE("head_norm: each head as rms_norm of its columns, nothing else touched, the bits of ref") {
   for (const int head_dim : {1, 8, 20, 64, 128})
     for (const bool weighted : {false, true}) {

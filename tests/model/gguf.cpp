@@ -81,25 +81,41 @@ std::unique_ptr<Pair> make(const std::string& name) {
   pair->manifest = need(klens::read_json(golden + name + ".json"));
   std::string file = bytes_of(golden + name + ".head.gguf");
   const std::size_t start = file.size();
-  std::vector<klens::TensorSpec> specs;
-  std::vector<std::string> datas;
-  int checked = 0;
+  // What the folder has to hold: the same numbers where the file has them as they are or scaled, rounded ones where it
+  // rounds. A tensor that comes in pieces is f32, unless all of them are of one type of 16 bits.
+  struct Origin {
+    std::vector<float> values;
+    std::string type;
+    std::size_t covered = 0;
+  };
+  std::map<std::string, Origin> origins;
+  for (const std::string_view each : source.names())
+    origins[std::string(each)].values = floats(source, std::string(each));
   for (const Json& entry : pair->manifest["tensors"]) {
     CAPTURE(entry["gguf"].get<std::string>());
-    const std::string type = entry["type"], origin = entry["source"];
-    const klens::TensorView& t = *source.find(origin);
-    const std::vector<float> values = converted(floats(source, origin), std::size_t(t.shape[0]), entry["steps"]);
-    std::string bytes(reinterpret_cast<const char*>(values.data()), 4 * values.size()), mine(t.data.size(), 0);
-    std::memcpy(mine.data(), t.data.data(), mine.size());
-    klens::DType dtype = klens::DType::f32;
-    if (type == "F16" || type == "BF16") {  // the folder holds the same rounded numbers
-      dtype = type == "F16" ? klens::DType::f16 : klens::DType::bf16;
+    const std::string type = entry["type"];
+    const bool pieces = entry.contains("parts");
+    const Json parts = pieces ? entry["parts"] : Json::array({{entry["source"], 0, nullptr}});
+    std::vector<float> values;
+    for (const Json& part : parts) {
+      const std::vector<float>& from = origins.at(part[0]).values;
+      const std::size_t first = part[1], count = pieces ? part[2].get<std::size_t>() : from.size();
+      values.insert(values.end(), from.begin() + std::ptrdiff_t(first), from.begin() + std::ptrdiff_t(first + count));
+    }
+    std::vector<float> rounded = values;
+    const std::string origin = parts[0][0];
+    const std::vector<std::int64_t>& shape = source.find(origin)->shape;
+    if (!pieces) values = converted(values, std::size_t(shape[0]), entry["steps"]);
+    std::string bytes(reinterpret_cast<const char*>(values.data()), 4 * values.size());
+    if (type == "F16" || type == "BF16") {
+      REQUIRE(entry["steps"].empty());
       bytes.resize(2 * values.size());
       for (std::size_t i = 0; i < values.size(); ++i) {
-        const std::uint16_t bits = type == "F16" ? klens::to_half(values[i]).bits : klens::to_bf16(values[i]).bits;
-        std::memcpy(bytes.data() + 2 * i, &bits, 2);
+        const klens::half h = klens::to_half(values[i]);
+        const klens::bf16 b = klens::to_bf16(values[i]);
+        std::memcpy(bytes.data() + 2 * i, type == "F16" ? &h.bits : &b.bits, 2);
+        rounded[i] = type == "F16" ? klens::to_float(h) : klens::to_float(b);
       }
-      mine = bytes;
     } else if (type != "F32") {  // the folder holds the quantized numbers, which tests/io/gguf.cpp compares
       const std::string hex = entry["bytes"];
       bytes.clear();
@@ -107,19 +123,37 @@ std::unique_ptr<Pair> make(const std::string& name) {
       klens::GgufTensor quantized;
       for (const klens::GgmlBlock& b : klens::ggml_blocks)
         if (b.name == type) quantized.type = std::uint32_t(b.type);
-      quantized.shape = t.shape, quantized.data = std::as_bytes(std::span(bytes));
-      const std::vector<float> wide = need(klens::read_gguf(name, quantized));
-      std::memcpy(mine.data(), wide.data(), mine.size());
+      quantized.shape = shape, quantized.data = std::as_bytes(std::span(bytes));
+      rounded = need(klens::read_gguf(name, quantized));
     }
     CHECK(fnv(bytes) == entry["fnv"].get<std::string>());
-    ++checked;
+    std::size_t taken = 0;
+    for (const Json& part : parts) {
+      Origin& o = origins.at(part[0]);
+      const std::size_t count = pieces ? part[2].get<std::size_t>() : o.values.size();
+      std::copy_n(rounded.begin() + std::ptrdiff_t(taken), count, o.values.begin() + part[1].get<std::ptrdiff_t>());
+      taken += count, o.covered += count;
+      o.type = o.type.empty() || o.type == type ? type : "F32";
+    }
     const std::size_t at = start + entry["offset"].get<std::size_t>();
     file.resize(std::max(file.size(), at + bytes.size()));
     std::copy(bytes.begin(), bytes.end(), file.begin() + std::ptrdiff_t(at));
-    specs.push_back({origin, dtype, t.shape});
-    datas.push_back(std::move(mine));
   }
-  CHECK(checked == int(source.names().size()));
+  std::vector<klens::TensorSpec> specs;
+  std::vector<std::string> datas;
+  for (const auto& [origin, o] : origins) {
+    CAPTURE(origin);
+    CHECK(o.covered == o.values.size());
+    const bool half = o.type == "F16", bf16 = o.type == "BF16";
+    const klens::DType dtype = half ? klens::DType::f16 : bf16 ? klens::DType::bf16 : klens::DType::f32;
+    specs.push_back({origin, dtype, source.find(origin)->shape});
+    std::string& mine = datas.emplace_back((half || bf16 ? 2 : 4) * o.values.size(), 0);
+    for (std::size_t i = 0; i < o.values.size(); ++i) {
+      const std::uint16_t bits = half ? klens::to_half(o.values[i]).bits : klens::to_bf16(o.values[i]).bits;
+      if (half || bf16) std::memcpy(mine.data() + 2 * i, &bits, 2);
+      else std::memcpy(mine.data() + 4 * i, &o.values[i], 4);
+    }
+  }
   pair->file = pair->folder.path() + "/model.gguf";
   write(pair->file, file);
   auto writer = need(klens::SafetensorsWriter::create(pair->folder.path() + "/model.safetensors", specs));
@@ -145,10 +179,11 @@ std::vector<float> logits(const klens::Model& model, const std::vector<std::int3
 }
 
 /// What rounding may cost: of A through exp and log, and of falcon-h1's weights times their multipliers. Found:
-/// mamba 1.7e-7, mamba2 9.7e-8, falcon_h1 2.7e-7, the others 0.
+/// mamba 1.7e-7, mamba2 9.7e-8, falcon_h1 2.7e-7, jamba 4.3e-7, granitemoehybrid 2.0e-7, dense 9.2e-8, the others 0.
 double limit_of(const std::string& name) { return name == "lfm2" ? 0 : 1e-6; }
 
-constexpr const char* names[] = {"mamba", "mamba2", "falcon_h1", "lfm2", "nemotron_h"};
+constexpr const char* names[] = {"mamba", "mamba2", "falcon_h1", "lfm2", "nemotron_h", "jamba", "granitemoehybrid",
+                                 "granitemoehybrid.dense"};
 
 }  // namespace
 
@@ -177,6 +212,7 @@ TEST_CASE("gguf model: one value of any kind of tensor counts") {
     const std::vector<float> expected = logits(need(klens::load_model(pair->file)), pair->ids);
     const std::string good = bytes_of(pair->file);
     const std::size_t start = bytes_of(golden + name + ".head.gguf").size();
+    const std::size_t hidden = std::size_t(need(klens::read_config(pair->folder.path())).hidden_size);
     std::map<std::string, Json> kinds;  // the first tensor of every kind: "ssm_a", "attn_q.weight"
     for (const Json& entry : pair->manifest["tensors"]) {
       const std::string full = entry["gguf"];
@@ -192,7 +228,7 @@ TEST_CASE("gguf model: one value of any kind of tensor counts") {
       std::size_t at = start + entry["offset"].get<std::size_t>();
       const std::string type = entry["type"];
       if (kind == "token_embd.weight")
-        at += std::size_t(pair->ids[0]) * 40 * (type == "F32" ? 4 : 2) * (name == "mamba2" ? 6 : 5) / 5;
+        at += std::size_t(pair->ids[0]) * hidden * (type == "F32" ? 4 : 2);
       if (type == "F32") {
         float v;
         std::memcpy(&v, bytes.data() + at, 4);
@@ -213,15 +249,18 @@ TEST_CASE("gguf model: one value of any kind of tensor counts") {
 
 TEST_CASE("gguf model: the float64 forward and packed files work from it") {
   if (is_ref()) return;
-  const auto pair = make("nemotron_h");
-  const klens::Model model = need(klens::load_model(pair->file));
-  const std::vector<float> expected = logits(model, pair->ids);
-  const auto exact = need(klens::Float64Forward::open(pair->file, model.plan()));
-  const std::vector<double> wide = need(exact.logits(pair->ids, {}));
-  CHECK(distance(expected, {wide.begin(), wide.end()}, expected.size()).largest < 5e-5);
-  const std::string packed = pair->folder.path() + "/model.klens";
-  need(model.write(packed, {}));
-  CHECK(same_bits(logits(need(klens::load_model(packed)), pair->ids), expected));
+  for (const std::string name : {"nemotron_h", "jamba", "granitemoehybrid"}) {
+    CAPTURE(name);
+    const auto pair = make(name);
+    const klens::Model model = need(klens::load_model(pair->file));
+    const std::vector<float> expected = logits(model, pair->ids);
+    const auto exact = need(klens::Float64Forward::open(pair->file, model.plan()));
+    const std::vector<double> wide = need(exact.logits(pair->ids, {}));
+    CHECK(distance(expected, {wide.begin(), wide.end()}, expected.size()).largest < 5e-5);
+    const std::string packed = pair->folder.path() + "/model.klens";
+    need(model.write(packed, {}));
+    CHECK(same_bits(logits(need(klens::load_model(packed)), pair->ids), expected));
+  }
 }
 
 TEST_CASE("gguf model: what klens does not know is an error that names it") {
@@ -246,7 +285,50 @@ TEST_CASE("gguf model: what klens does not know is an error that names it") {
       with("blk.1.ssm_in.weight", "blk.9.ssm_in.weight") ==
       ": expected only tensors of a mamba model of this config, found tensor 'backbone.layers.9.mixer.in_proj.weight'");
   CHECK(with("general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0mamba"s,
-             "general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0jamba"s) ==
-        ": 'general.architecture': expected one of: mamba, mamba2, falcon-h1, lfm2, nemotron_h, found 'jamba', not "
-        "supported yet");
+             "general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0rwkv7"s) ==
+        ": 'general.architecture': expected one of: mamba, mamba2, falcon-h1, lfm2, nemotron_h, jamba, granitehybrid, "
+        "found 'rwkv7'");
+}
+
+TEST_CASE("gguf model: experts and halves that do not fit together are errors") {
+  const auto error_of = [](const Pair& pair, const std::string& bytes) {
+    write(pair.file, bytes);
+    const auto model = klens::load_model(pair.file);
+    REQUIRE_FALSE(bool(model));
+    return model.error().message().substr(pair.file.size());
+  };
+  const auto renamed = [](std::string bytes, const std::string& from, const std::string& to) {
+    REQUIRE(from.size() == to.size());
+    const std::size_t at = bytes.find(from);
+    REQUIRE(at != std::string::npos);
+    return bytes.replace(at, from.size(), to);
+  };
+  const auto granite = make("granitemoehybrid");
+  const std::string good = bytes_of(granite->file);
+  CHECK(error_of(*granite, renamed(good, "blk.0.ffn_up_exps", "blk.3.ffn_up_exps")) ==
+        ": tensor 'blk.0.ffn_gate_exps.weight': expected both halves of "
+        "'model.layers.0.block_sparse_moe.input_linear.weight', found this one only");
+  CHECK(error_of(*granite, renamed(good, "blk.0.ffn_up_shexp", "blk.3.ffn_up_shexp")) ==
+        ": tensor 'blk.0.ffn_gate_shexp.weight': expected both halves of "
+        "'model.layers.0.shared_mlp.input_linear.weight', found this one only");
+  // [5, 20, 40] becomes [5, 40, 20]: sizes stand innermost first, after the name and their number.
+  const std::string name = "blk.0.ffn_up_exps.weight";
+  std::string turned = good;
+  const std::size_t sizes = good.find(name) + name.size() + 4;
+  std::swap(turned[sizes], turned[sizes + 8]);
+  CHECK(error_of(*granite, turned) ==
+        ": tensor 'blk.0.ffn_gate_exps.weight': expected the shape of 'blk.0.ffn_up_exps.weight', [5, 40, 20], "
+        "found [5, 20, 40]");
+  // RoPE on a part of each head, as Bamba has it, under the same architecture: after the key and its type stands 10.
+  const std::string rotated = "granitehybrid.rope.dimension_count\x04\0\0\0"s;
+  CHECK(error_of(*granite, renamed(good, rotated + "\x0a", rotated + "\x04")) ==
+        ": 'granitehybrid.rope.dimension_count': expected 10, the width of a head, found 4");
+
+  const auto jamba = make("jamba");
+  const std::string whole = bytes_of(jamba->file);
+  CHECK(error_of(*jamba, renamed(whole, "blk.0.ffn_gate_inp", "blk.2.ffn_gate_inp")) ==
+        ": 'ffn_gate_inp': expected layers at equal distances, found others");
+  CHECK(error_of(*jamba, renamed(whole, "blk.0.ffn_up_exps", "blk.2.ffn_up_exps")) ==
+        ": expected only tensors of a jamba model of this config, found tensor "
+        "'model.layers.2.feed_forward.experts.0.up_proj.weight'");
 }

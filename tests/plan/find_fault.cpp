@@ -30,7 +30,7 @@ const Case cases[] = {
     {"shape.ssm_groups", "5", [](auto& p) { p.layers[4].mixer = Mixer::mamba2, p.shape.ssm_heads = 6, p.shape.ssm_groups = 5; }},
     {"shape.dt_min", "another", [](auto& p) { p.shape.dt_min = 2, p.shape.dt_max = 1; }},
     {"layers[4].mixer", "99", [](auto& p) { p.layers[4].mixer = Mixer(99); }},
-    {"layers[4].ffn", "3", [](auto& p) { p.layers[4].ffn = Ffn(3); }},
+    {"layers[4].ffn", "9", [](auto& p) { p.layers[4].ffn = Ffn(9); }},
     {"shape.v_dim", "32", [](auto& p) { p.shape.v_dim = 32; }},
     {"shape.n_state", "0", [](auto& p) { p.shape.n_state = 0; }},
     {"shape.conv_taps", "5", [](auto& p) { p.shape.conv_taps = 5; }},

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every family of tests/data/families through the whole program: inspect, measure, plan, pack, eval, generate; the packed plan
-# is another model than the checkpoint, the one in f32 the same to the last bit, and one plan becomes a program of its own.
+# is another model than the checkpoint, the one in f32 the same to the last bit, and two plans become programs of their own.
 set -u
 . "$2/tests/program/support.sh"
 
@@ -21,6 +21,16 @@ for folder in "$root"/tests/data/families/*/; do
   cp "$folder/config.json" "$folder/model.safetensors" tokenizer.json "$name/"
   good inspect "$name" --context 64
   good measure "$name" --text text.txt --tokens 512 --formats w8,w4,w2g32 -o "$name.sensitivity.json"
+  # Experts: how many tokens each took, over all of them as many as the router chose.
+  used=$(sed -n 's/.*"num_experts_per_tok": *\([0-9]*\).*/\1/p' "$folder/config.json")
+  sed -n 's/^"routing": \[\(.*\)\],$/\1/p' "$name.sensitivity.json" | tr '}' '\n' | sed -n 's/.*"tokens": \[\(.*\)\].*/\1/p' >routing
+  case $name in
+    jamba* | granitemoehybrid)
+      [ -s routing ] || die "$name: no routing counts"
+      awk -F, -v all=$((512 * used)) '{ n = 0; for (i = 1; i <= NF; ++i) n += $i; if (n != all) exit 1 }' routing || die "$name: routing counts: $(cat routing)"
+      ;;
+    *) [ ! -s routing ] || die "$name: routing counts without experts" ;;
+  esac
   good plan "$name.sensitivity.json" --bpw 9 --model "$name" --text text.txt --windows 2 -o "$name.json" --header "$name.hpp"
   good pack "$name" --plan "$name.json" -o "$name.klens"
   good pack "$name" --uniform f32 -o "$name.f32.klens"
@@ -39,16 +49,25 @@ for folder in "$root"/tests/data/families/*/; do
   good generate "$name.klens" --prompt 'It was the' --tokens 3 --session "$name.session" --json
   part=$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)
   good generate "$name.klens" --tokens 5 --session "$name.session" --json
-  [ "$part,$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)" = "$whole" ] || die "$name: two runs do not make what one makes ($whole)"
+  rest=$(sed -n 's/.*"ids":\[\([0-9,]*\)\].*/\1/p' out)   # none where the first ended the text
+  [ "$part${rest:+,$rest}" = "$whole" ] || die "$name: two runs do not make what one makes ($whole)"
   built=$((built + 1))
 done
-[ "$built" -ge 8 ] || die "only $built families"
+[ "$built" -ge 16 ] || die "only $built families"
 
-# One plan compiled into a program of its own (most of this test's time): the same bits.
-good build --plan falcon_mamba.json -o specialised --threads 1
-specialised/build/specialised logits falcon_mamba.klens --ids "$root/tests/data/families/falcon_mamba/golden.safetensors" -o specialised.safetensors \
-  >out 2>err || die "the specialised program"
-good logits falcon_mamba.klens --ids "$root/tests/data/families/falcon_mamba/golden.safetensors" -o generic.safetensors
-cmp -s generic.safetensors specialised.safetensors || die "the specialised program gives other bits"
-checks=$((checks + 1))
+# For llama-quantize: a line per tensor, one for all experts of a layer and role. Two of jamba's four layers have experts.
+good plan jamba.sensitivity.json --bpw 9 -o types.json --tensor-types types.txt
+[ "$(wc -l <types.txt)" -eq 30 ] || die "$(wc -l <types.txt) lines of types for jamba"
+[ "$(sed -n 's/^^blk\\.[0-9]\\.ffn_\([a-z]*\)_exps\\.weight$=.*/\1/p' types.txt | sort | uniq -c | tr -d '\n ')" = 2down2gate2up ] || \
+  die "experts in the types for jamba: $(cat types.txt)"
+
+# Two plans compiled into programs of their own (most of this test's time), with experts and with shared blocks: the same bits.
+for name in jamba zamba2; do
+  good build --plan $name.json --name of_$name -o specialised_$name --threads 1
+  specialised_$name/build/of_$name logits $name.klens --ids "$root/tests/data/families/$name/golden.safetensors" -o specialised.safetensors \
+    >out 2>err || die "the specialised program of $name"
+  good logits $name.klens --ids "$root/tests/data/families/$name/golden.safetensors" -o generic.safetensors
+  cmp -s generic.safetensors specialised.safetensors || die "the specialised program of $name gives other bits"
+  checks=$((checks + 1))
+done
 done_with

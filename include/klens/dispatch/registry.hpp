@@ -16,6 +16,7 @@
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>
+#include <klens/kernel/route.hpp>
 #include <klens/kernel/scan.hpp>
 #include <klens/kernel/short_conv.hpp>
 #include <klens/kernel/softmax.hpp>

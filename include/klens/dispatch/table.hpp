@@ -16,6 +16,9 @@
   X(gated_norm, GatedNormArgs)                  \
   X(gated_norm_quantize, GatedNormQuantizeArgs) \
   X(swiglu, SwigluArgs)                         \
+  X(geglu, SwigluArgs)                          \
+  X(route, RouteArgs)                           \
+  X(add_rows, AddRowsArgs)                      \
   X(rope, RopeArgs)                             \
   X(hadamard, HadamardArgs)                     \
   X(kv_append, KvAppendArgs)                    \

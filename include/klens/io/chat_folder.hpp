@@ -9,43 +9,48 @@
 namespace klens {
 
 /// The chat template of a checkpoint: chat_template.jinja, else "chat_template" of tokenizer_config.json, a string or a
-/// list of named ones with a "default".
+/// list of named ones with a "default". Packed and GGUF files keep both parts in one text (text_of).
 class ChatFolder {
  public:
   static Result<ChatFolder> load(const std::string& folder) {
-    const std::string config = folder + "/tokenizer_config.json", file = folder + "/chat_template.jinja";
-    std::error_code ec;
-    Json json = Json::object();
-    if (std::filesystem::exists(config, ec)) {
-      KLENS_TRY(json, read_json(config));
-      if (!json.is_object()) return Error{ErrorCode::format, config, "an object", detail::describe(json)};
-    }
     ChatFolder out;
-    KLENS_OK(out.read_tokens(json, config));
-    if (std::filesystem::exists(file, ec)) {
-      KLENS_TRY(const std::string text, read_text(file, ChatLimits().template_bytes));
-      KLENS_OK(out.parse(text, file));
-      return out;
-    }
-    const Json* found = detail::find_key(json, "chat_template");
-    if (found != nullptr && found->is_array()) {
-      const Json* named = nullptr;
-      for (const Json& entry : *found) {
-        KLENS_TRY(const std::string name, json_string(entry, "name", config + ": 'chat_template'"));
-        if (name == "default") named = &entry;
-      }
-      if (named == nullptr)
-        return Error{ErrorCode::missing, config + ": 'chat_template'", "a template named 'default'", "others only"};
-      KLENS_TRY(const std::string text, json_string(*named, "template", config + ": 'chat_template'"));
-      KLENS_OK(out.parse(text, config + ": 'chat_template'"));
-      return out;
-    }
-    if (json_absent(json, "chat_template"))
+    KLENS_TRY(const Found found, out.read(folder));
+    if (found.where.empty())
       return Error{ErrorCode::missing, folder, "a chat_template in tokenizer_config.json, or a chat_template.jinja",
                    "none: a model without one is not made to chat"};
-    KLENS_TRY(const std::string text, json_string(json, "chat_template", config));
-    KLENS_OK(out.parse(text, config + ": 'chat_template'"));
+    KLENS_TRY(out.template_, ChatTemplate::parse(found.text, found.where));
     return out;
+  }
+
+  /// What load() reads of a folder, in one text: {"bos_token": .., "chat_template": ..}. Empty where there is nothing;
+  /// the template itself may still be one that klens refuses.
+  static Result<std::string> text_of(const std::string& folder) {
+    ChatFolder out;
+    KLENS_TRY(const Found found, out.read(folder));
+    nlohmann::ordered_json json = out.tokens_;
+    if (!found.where.empty()) json["chat_template"] = found.text;
+    return json.empty() ? std::string() : json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
+
+  /// Of such a text. `where` begins every error.
+  static Result<ChatFolder> parse(std::string_view text, const std::string& where) {
+    ChatFolder out;
+    KLENS_TRY(const Json json, object_of(text, where));
+    KLENS_OK(out.read_tokens(json, where));
+    if (json_absent(json, "chat_template"))
+      return Error{ErrorCode::missing, where, "a chat template", "none: a model without one is not made to chat"};
+    KLENS_TRY(const std::string found, json_string(json, "chat_template", where));
+    KLENS_TRY(out.template_, ChatTemplate::parse(found, where));
+    return out;
+  }
+
+  /// The token that ends a turn or a text, of such a text; empty where it names none.
+  static Result<std::string> eos_token_of(std::string_view text, const std::string& where) {
+    if (text.empty()) return std::string();
+    ChatFolder out;
+    KLENS_TRY(const Json json, object_of(text, where));
+    KLENS_OK(out.read_tokens(json, where));
+    return out.eos_token();
   }
 
   /// The text of messages ([{"role", "content"} ...]); with `reply`, up to where the model's turn begins.
@@ -65,9 +70,45 @@ class ChatFolder {
   }
 
  private:
-  Result<void> parse(const std::string& text, const std::string& where) {
-    KLENS_TRY(template_, ChatTemplate::parse(text, where));
-    return {};
+  /// A template, and where it stands; nowhere where there is none.
+  struct Found {
+    std::string text, where;
+  };
+
+  static Result<Json> object_of(std::string_view text, const std::string& where) {
+    KLENS_TRY(Json json, parse_json(text, where));
+    if (!json.is_object()) return Error{ErrorCode::format, where, "an object", detail::describe(json)};
+    return json;
+  }
+
+  Result<Found> read(const std::string& folder) {
+    const std::string config = folder + "/tokenizer_config.json", file = folder + "/chat_template.jinja";
+    std::error_code ec;
+    Json json = Json::object();
+    if (std::filesystem::exists(config, ec)) {
+      KLENS_TRY(json, read_json(config));
+      if (!json.is_object()) return Error{ErrorCode::format, config, "an object", detail::describe(json)};
+    }
+    KLENS_OK(read_tokens(json, config));
+    if (std::filesystem::exists(file, ec)) {
+      KLENS_TRY(const std::string text, read_text(file, ChatLimits().template_bytes));
+      return Found{text, file};
+    }
+    const std::string where = config + ": 'chat_template'";
+    const Json* found = detail::find_key(json, "chat_template");
+    if (found != nullptr && found->is_array()) {
+      const Json* named = nullptr;
+      for (const Json& entry : *found) {
+        KLENS_TRY(const std::string name, json_string(entry, "name", where));
+        if (name == "default") named = &entry;
+      }
+      if (named == nullptr) return Error{ErrorCode::missing, where, "a template named 'default'", "others only"};
+      KLENS_TRY(const std::string text, json_string(*named, "template", where));
+      return Found{text, where};
+    }
+    if (json_absent(json, "chat_template")) return Found{};
+    KLENS_TRY(const std::string text, json_string(json, "chat_template", config));
+    return Found{text, where};
   }
   /// "bos_token": a string, or {"content": a string}. Tokens that are not there stay undefined.
   Result<void> read_tokens(const Json& json, const std::string& where) {
@@ -105,10 +146,22 @@ struct GenerationConfig {
   /// A folder without the file gives an empty one.
   static Result<GenerationConfig> load(const std::string& folder, std::int64_t vocab) {
     const std::string where = folder + "/generation_config.json";
-    GenerationConfig out;
     std::error_code ec;
-    if (!std::filesystem::exists(where, ec)) return out;
+    if (!std::filesystem::exists(where, ec)) return GenerationConfig();
     KLENS_TRY(const Json json, read_json(where));
+    return of(json, where, vocab);
+  }
+
+  /// The file's text, as packed files keep it; an empty one gives an empty config.
+  static Result<GenerationConfig> parse(std::string_view text, const std::string& where, std::int64_t vocab) {
+    if (text.empty()) return GenerationConfig();
+    KLENS_TRY(const Json json, parse_json(text, where));
+    return of(json, where, vocab);
+  }
+
+ private:
+  static Result<GenerationConfig> of(const Json& json, const std::string& where, std::int64_t vocab) {
+    GenerationConfig out;
     if (!json.is_object()) return Error{ErrorCode::format, where, "an object", detail::describe(json)};
     KLENS_TRY(out.ends, ends_of(json, where, vocab));
     KLENS_TRY(const bool sample, json_bool_or(json, "do_sample", where, false));

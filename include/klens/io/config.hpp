@@ -141,7 +141,8 @@ inline Result<ModelConfig> parse_config(std::string_view text, const std::string
   }
   KLENS_TRY(c.vocab_size, c.integer("vocab_size", 1, max_vocab));
   // transformers leaves the key out where it has the family's default.
-  const bool tied = c.model_type != "falcon_h1" && c.model_type != "bamba" && c.model_type != "nemotron_h";
+  bool tied = true;
+  for (const std::string_view untied : {"falcon_h1", "bamba", "nemotron_h", "jamba", "granitemoehybrid"}) tied = tied && c.model_type != untied;
   KLENS_TRY(c.tied_head, c.boolean_or("tie_word_embeddings", tied));
   return c;
 }

@@ -1,11 +1,15 @@
 // The config of a GGUF file: llama.cpp's metadata in the keys of transformers' config.json. What a config says with a
 // switch (a bias, a norm) is there if its tensors are. Keys of the architecture that have no meaning here are errors.
-// What the file does not say has the family's default: limits of dt (mamba2: none, nemotron_h: from 0.001),
+// What the file does not say has the family's default: limits of dt (mamba2 and Granite: none, nemotron_h: from 0.001),
 // falcon_mamba's mixer_rms_eps.
 #pragma once
 
 #include <klens/io/gguf.hpp>
 #include <klens/io/gguf_names.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
 
 namespace klens {
 namespace detail {
@@ -35,6 +39,8 @@ class GgufConfig {
       case Family::mamba2: KLENS_OK(mamba2()); break;
       case Family::lfm2: KLENS_OK(lfm2()); break;
       case Family::falcon_h1: KLENS_OK(falcon_h1()); break;
+      case Family::jamba: KLENS_OK(jamba()); break;
+      case Family::granitemoehybrid: KLENS_OK(granite()); break;
       default: KLENS_OK(nemotron_h());
     }
     return std::move(json_);
@@ -77,11 +83,18 @@ class GgufConfig {
                                           "ssm.group_count",
                                           "ssm.dt_b_c_rms",
                                           "shortconv.l_cache"};
+    constexpr std::string_view of_mixtures[] = {"expert_count", "expert_used_count"};
+    constexpr std::string_view of_granite[] = {"expert_shared_feed_forward_length", "attention.scale",
+                                               "embedding_scale", "residual_scale", "logit_scale"};
+    const bool granite = family_.family == Family::granitemoehybrid;
+    const bool mixture = granite || family_.family == Family::jamba;
     for (const auto& [key, value] : file_.metadata()) {
       if (!key.starts_with(at_)) continue;
       const std::string_view rest = std::string_view(key).substr(at_.size());
       if (std::ranges::find(known, rest) != std::end(known)) continue;
-      if (rest.starts_with("expert_")) {  // none of them is a mixture of experts
+      if (mixture && std::ranges::find(of_mixtures, rest) != std::end(of_mixtures)) continue;
+      if (granite && std::ranges::find(of_granite, rest) != std::end(of_granite)) continue;
+      if (rest.starts_with("expert_")) {  // of mixtures of experts, or of other kinds of them
         KLENS_TRY([[maybe_unused]] const std::int64_t none, file_.integer(key, 0, 0));
       } else if (rest == "rope.scaling.type") {
         KLENS_TRY(const std::string type, file_.string(key));
@@ -119,11 +132,11 @@ class GgufConfig {
     return s;
   }
 
-  Result<void> expand(std::int64_t inner) {
+  Result<void> expand(std::int64_t inner, const char* to = "expand") {
     if (inner % hidden_ != 0)
       return file_.fault(at_ + "ssm.inner_size", "a multiple of " + std::to_string(hidden_), std::to_string(inner),
                          ErrorCode::unsupported);
-    json_["expand"] = inner / hidden_;
+    json_[to] = inner / hidden_;
     return {};
   }
 
@@ -239,6 +252,89 @@ class GgufConfig {
     json_["use_conv_bias"] = any(".ssm_conv1d.bias"), json_["use_bias"] = any(".ssm_in.bias"),
     json_["mlp_bias"] = any(".ffn_up.bias");
     if (any(".attn_q.bias")) json_["attention_bias"] = true;
+    return {};
+  }
+
+  /// The layers `at`, as jamba's config says them: those whose number divided by a period leaves `offset`.
+  Result<void> every(const std::vector<char>& at, const std::string& kind, const std::string& from) {
+    const std::int64_t offset = std::ranges::find(at, char(1)) - at.begin();
+    for (std::int64_t period = offset + 1; period <= layers_ + 1; ++period) {
+      bool fits = true;
+      for (std::int64_t l = 0; l < layers_; ++l) fits &= (l % period == offset) == (at[std::size_t(l)] != 0);
+      if (!fits) continue;
+      json_[kind + "_layer_period"] = period, json_[kind + "_layer_offset"] = offset;
+      return {};
+    }
+    return file_.fault(from, "layers at equal distances", "others", ErrorCode::unsupported);
+  }
+
+  Result<void> jamba() {
+    json_["rms_norm_eps"] = eps_;
+    KLENS_OK(copy("feed_forward_length", "intermediate_size", 1, largest));
+    KLENS_TRY(const std::vector<std::int64_t> kv, attention(false));
+    std::vector<char> attends, mixes;
+    for (std::int64_t l = 0; l < layers_; ++l) {
+      attends.push_back(kv[std::size_t(l)] != 0);
+      mixes.push_back(file_.tensor("blk." + std::to_string(l) + ".ffn_gate_inp.weight") != nullptr);
+    }
+    KLENS_OK(every(attends, "attn", at_ + "attention.head_count_kv"));
+    KLENS_OK(every(mixes, "expert", "ffn_gate_inp"));
+    KLENS_TRY(const std::int64_t experts, file_.integer_or(at_ + "expert_count", 0, 0, most_experts));
+    json_["num_experts"] = std::max<std::int64_t>(experts, 1);
+    if (experts > 1) KLENS_OK(copy("expert_used_count", "num_experts_per_tok", 1, experts));
+    KLENS_TRY(const std::int64_t inner, integer("ssm.inner_size", 1, largest));
+    KLENS_OK(expand(inner, "mamba_expand"));
+    KLENS_OK(copy("ssm.state_size", "mamba_d_state", 1, 4096));
+    KLENS_OK(copy("ssm.conv_kernel", "mamba_d_conv", 1, 64));
+    KLENS_OK(copy("ssm.time_step_rank", "mamba_dt_rank", 1, largest));
+    json_["mamba_conv_bias"] = any(".ssm_conv1d.bias"), json_["mamba_proj_bias"] = any(".ssm_in.bias");
+    return {};
+  }
+
+  /// A multiplier; 0, as none, means 1. The shortest decimals that give the file's float: 1.9, where it came from 1.9.
+  Result<void> multiplier(std::string_view from, const char* to) {
+    const std::string key = at_ + std::string(from);
+    if (!file_.has(key)) return {};
+    KLENS_TRY(const double x, file_.number(key, -1e6, 1e6));
+    if (x == 0) return {};
+    char text[32];
+    const auto end = std::to_chars(text, text + sizeof text, float(x)).ptr;
+    double decimal = x;
+    std::from_chars(text, end, decimal);
+    json_[to] = decimal;
+    return {};
+  }
+
+  Result<void> granite() {
+    json_["rms_norm_eps"] = eps_;
+    KLENS_TRY(const std::int64_t experts, file_.integer_or(at_ + "expert_count", 0, 0, most_experts));
+    json_["num_local_experts"] = experts;
+    KLENS_OK(copy("feed_forward_length", "intermediate_size", 1, largest));  // an expert's
+    if (experts > 0) KLENS_OK(copy("expert_used_count", "num_experts_per_tok", 1, experts));
+    const std::string shared = at_ + "expert_shared_feed_forward_length";
+    json_["shared_intermediate_size"] = json_["intermediate_size"];
+    if (experts > 0 || file_.has(shared)) {
+      KLENS_TRY(json_["shared_intermediate_size"], file_.integer(shared, 1, largest));
+    }
+    // llama.cpp's switch for RoPE, whose converter writes false for all hybrids.
+    KLENS_TRY(const bool rope, file_.boolean_or(at_ + "rope.scaling.finetuned", true));
+    KLENS_TRY(const std::vector<std::int64_t> kv, attention(rope));
+    json_["position_embedding_type"] = rope ? "rope" : "nope";
+    Json kinds = Json::array();
+    for (const std::int64_t heads : kv) kinds.push_back(heads > 0 ? "attention" : "mamba");
+    json_["layer_types"] = std::move(kinds);
+    json_["attention_bias"] = any(".attn_q.bias");
+    if (heads_ != 0) json_["attention_multiplier"] = 1 / std::sqrt(json_["head_dim"].get<double>());
+    KLENS_OK(multiplier("attention.scale", "attention_multiplier"));
+    KLENS_OK(multiplier("embedding_scale", "embedding_multiplier"));
+    KLENS_OK(multiplier("residual_scale", "residual_multiplier"));
+    KLENS_OK(multiplier("logit_scale", "logits_scaling"));
+    if (std::ranges::find(kv, 0) == kv.end()) return {};
+    KLENS_TRY(const Ssd s, ssd());
+    KLENS_OK(expand(s.inner, "mamba_expand"));
+    json_["mamba_n_heads"] = s.heads, json_["mamba_d_head"] = s.width, json_["mamba_n_groups"] = s.groups;
+    json_["mamba_d_state"] = s.state, json_["mamba_d_conv"] = s.taps;
+    json_["mamba_conv_bias"] = any(".ssm_conv1d.bias"), json_["mamba_proj_bias"] = any(".ssm_in.bias");
     return {};
   }
 

@@ -7,7 +7,8 @@
 //       24   8   payload offset, the next multiple of 4096 after the header
 //       32   8   payload bytes = "bytes" of every table and budget
 //       40   8   XXH64 of the header, 48: of the payload, 56: of bytes 0..55
-//       64       header, JSON: config, tokenizer, plan (texts), shape_hash, provenance, sites, tensors
+//       64       header, JSON: config, tokenizer, plan (texts), shape_hash, provenance, sites, tensors; chat and
+//                generation (texts), where there are any. Other keys mean nothing
 //   payload      line planes | small tensors, each padded to 64 bytes | row-scale planes | group-scale planes
 //
 // The order of the payload keeps line planes, tensors and row scales at multiples of 64 bytes and group scales at
@@ -35,6 +36,8 @@ struct PackedInfo {
   std::uint64_t shape_hash = 0;  // of the model's Shape; a specialised program compares it
   std::map<std::string, std::string>
       sites;  // formats of states that are not f32: "model.layers.0.mamba.scan_state" -> "s8"
+  std::string chat_json = {};        // ChatFolder::parse; files of before have none
+  std::string generation_json = {};  // GenerationConfig::parse
 };
 
 /// One entry to write: a matrix (lines set), or a small tensor in the checkpoint's type.

@@ -139,6 +139,8 @@ inline Result<void> write_packed(const std::string& path, const PackedInfo& info
   header["provenance"] = info.provenance;
   header["shape_hash"] = hex64(info.shape_hash);
   header["sites"] = info.sites;
+  if (!info.chat_json.empty()) header["chat"] = info.chat_json;
+  if (!info.generation_json.empty()) header["generation"] = info.generation_json;
   header["tensors"] = nlohmann::ordered_json::array();
   for (std::size_t i = 0; i < items.size(); ++i) {
     const PackedItem& item = items[i];
@@ -244,6 +246,8 @@ inline Result<void> PackedFile::read_header(std::string_view text, std::span<con
   KLENS_TRY(info_.tokenizer_json, json_string(header, "tokenizer", place));
   KLENS_TRY(info_.plan_json, json_string(header, "plan", place));
   KLENS_TRY(info_.provenance, json_string(header, "provenance", place));
+  KLENS_TRY(info_.chat_json, json_string_or(header, "chat", place, ""));
+  KLENS_TRY(info_.generation_json, json_string_or(header, "generation", place, ""));
   KLENS_TRY(const std::string hash, json_string(header, "shape_hash", place));
   for (char c : hash) {
     const std::size_t digit = std::string_view("0123456789abcdef").find(c);

@@ -18,8 +18,10 @@ inline Json plan_to_json(const PlanDocument& document) {
   Json shape = {{"family", name_of(plan.shape.family)}};
   for_each_shape_member([&](const char* name, auto member) { shape[name] = plan.shape.*member; });
   Json layers = Json::array(), entries = Json::array(), provenance = Json::object();
-  for (const LayerPlan& l : plan.layers) layers.push_back(
-        {{"mixer", name_of(l.mixer)}, {"ffn", name_of(l.ffn)}, {"window", l.window}, {"kv_source", l.kv_source}});
+  for (const LayerPlan& l : plan.layers) {
+    layers.push_back({{"mixer", name_of(l.mixer)}, {"ffn", name_of(l.ffn)}, {"window", l.window}, {"kv_source", l.kv_source}});
+    if (l.block_source >= 0) layers.back()["block_source"] = l.block_source;
+  }
   const auto entry = [](const PlanEntry& e, const std::string& format) -> Json {
     return {{"component", e.component}, {"format", format}, {"bytes", e.bytes}, {"kl", e.kl ? Json(*e.kl) : Json()}, {"reason", e.reason}};
   };
@@ -117,13 +119,19 @@ inline Result<PlanDocument> plan_from_json(const Json& j, const std::string& whe
     if (index_of(ffn_names, ffn) < 0)
       return Error{ErrorCode::unsupported, in_layer + ": 'ffn'", "an ffn that klens knows", detail::clip(ffn, 60)};
     l.mixer = Mixer(index_of(mixer_names, mixer)), l.ffn = Ffn(index_of(ffn_names, ffn));
-    l.window = int(window);
+    KLENS_TRY(const std::int64_t block_source, json_int_or((*layers)[i], "block_source", in_layer, -1, -1, 4096));
+    l.window = int(window), l.block_source = int(block_source);
     l.kv_source = int(kv_source);
     skeleton.layers.push_back(l);
   }
 
+  const int experts = skeleton.shape.experts;
+  if (experts < 0 || experts > most_experts)
+    return Error{ErrorCode::format, in_shape + ": 'experts'", "0 to " + std::to_string(most_experts), std::to_string(experts)};
+  skeleton.experts.resize(expert_index(skeleton, int(layers->size()), 0));
+
   std::vector<PlanEntry> choices;
-  KLENS_OK(detail::read_entries(j, "entries", where, 16 * (layers->size() + 1), choices));
+  KLENS_OK(detail::read_entries(j, "entries", where, std::size_t(role_count) * (layers->size() + 1) + 3 * skeleton.experts.size(), choices));
   if (!json_absent(j, "states")) KLENS_OK(detail::read_entries(j, "states", where, 3 * layers->size(), choices));
   KLENS_TRY(const std::int64_t context, json_int_or(j, "context", where, 512, 1, 1 << 22));
 

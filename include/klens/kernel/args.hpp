@@ -90,6 +90,30 @@ struct SwigluArgs {
   int begin = 0, end = 0;               // tokens
 };
 
+/// Router of a mixture of experts: logits, the `used` greatest of them (ties: lowest index first), and their weights.
+struct RouteArgs {
+  const float* x = nullptr;             // [tokens, x_stride]
+  std::int64_t x_stride = 0;
+  int hidden = 0, experts = 0, used = 0;
+  bool softmax_of_all = false;          // weights: softmax over all experts; else over the chosen
+  const float* router = nullptr;        // [hidden][round_up(experts, 16)], padding zero
+  float* logits = nullptr;              // [tokens][round_up(experts, 16)]
+  std::int32_t* chosen = nullptr;       // [tokens][used], ascending
+  float* weight = nullptr;              // [tokens][round_up(used, 16)], padding zero
+  int begin = 0, end = 0;               // tokens
+};
+
+/// x[row[i]] += weight[i] y[i], rounded once: rows of some tokens into those of all. Rows differ.
+struct AddRowsArgs {
+  const float* y = nullptr;             // [end, stride]
+  float* x = nullptr;                   // [tokens, stride]
+  std::int64_t stride = 0;
+  const std::int32_t* row = nullptr;
+  const float* weight = nullptr;
+  int width = 0;                        // round_up(width, 16) written
+  int begin = 0, end = 0;               // i
+};
+
 /// Rotary embedding in place, half rotation over the first d = rotary_dim columns of every head:
 /// (x[i], x[i + d/2]) -> (x[i] c - x[i + d/2] s, x[i + d/2] c + x[i] s).
 struct RopeArgs {

@@ -1,5 +1,5 @@
-// The forward pass of every family in float64 by plain loops, straight from the checkpoint's tensors: what the noise floor
-// is measured against. It shares names, config and file reader with the rest of klens, and no arithmetic. Formulas:
+// The forward pass of every family in float64 by plain loops (over 400 lines: all kinds of layers), straight from the checkpoint: what the
+// noise floor is measured against. It shares names, config and file reader with the rest of klens, and no arithmetic. Formulas:
 // model/decoder.hpp and the papers it cites. One matrix is widened at a time, so that memory is that of the activations.
 // Tests: tests/lens/evaluate.cpp (PyTorch in float64), tests/model/families.cpp (transformers, every family).
 #pragma once
@@ -35,6 +35,7 @@ class Float64Forward {
     for (std::size_t t = 0; t < ids.size(); ++t)
       for (int i = 0; i < s.hidden; ++i)
         x.row(s.meta + int(t))[i] = double(table[std::size_t(ids[t]) * std::size_t(s.hidden) + std::size_t(i)]) * double(s.embedding_scale);
+    const Matrix first = x;   // what shared blocks read beside x
     const auto text_of = [&](const Matrix& all) {
       Matrix text(int(ids.size()), s.hidden);
       std::copy(all.values.begin() + std::ptrdiff_t(s.meta) * s.hidden, all.values.end(), text.values.begin());
@@ -43,7 +44,7 @@ class Float64Forward {
     Cache cache(plan_.layers.size());
     for (int l = 0; l < s.layers; ++l) {
       if (hidden != nullptr) hidden->push_back(text_of(x));
-      KLENS_OK(layer(l, x, cache, team));
+      KLENS_OK(layer(l, x, first, cache, team));
     }
     KLENS_TRY(const std::vector<float> final_norm, tensor(std::string(names.final_norm), s.hidden));
     const Matrix text = float64::rms_norm(text_of(x), s.hidden, final_norm, double(s.norm_eps));
@@ -75,24 +76,42 @@ class Float64Forward {
 
   /// A small tensor of a layer, by the member of LayerView that it fills; none where the layer has none.
   Result<std::vector<float>> small(int l, const float* LayerView::* member) const {
-    for (const LayerTensor& t : layer_tensors(reader_of(plan_.shape.family).names, plan_, l)) {
-      if (t.member != member) continue;
-      std::int64_t count = 1;
-      for (const std::int64_t extent : t.shape) count *= extent;
-      return tensor(t.name, count);
-    }
+    const bool of_block = has_block(plan_of(l).mixer) && (member == &LayerView::block_norm || member == &LayerView::ffn_norm);
+    for (const LayerTensor& t : layer_tensors(reader_of(plan_.shape.family), plan_, of_block ? plan_of(l).block_source : l))
+      if (t.member == member) return tensor(t.name, t.count());
     return std::vector<float>{};
   }
 
+  /// The weights of a linear, which may be rows of a tensor with others in it.
+  Result<std::vector<float>> weights(const Site& site) const {
+    const WeightSource source = source_of(reader_of(plan_.shape.family), plan_, site);
+    std::int64_t count = 1;
+    for (const std::int64_t extent : source.shape) count *= extent;
+    KLENS_TRY(std::vector<float> all, tensor(source.tensor, count));
+    if (std::int64_t(site.rows) * site.cols == count && source.interleave == 1) return all;
+    std::vector<float> rows;
+    for (int r = 0; r < site.rows; ++r) {
+      const auto from = all.begin() + std::ptrdiff_t((source.first_row + source.row_of(r, site.rows)) * site.cols);
+      rows.insert(rows.end(), from, from + site.cols);
+    }
+    return rows;
+  }
+
   /// A linear of the model, with its bias and its multipliers.
-  Result<Matrix> project(const Matrix& x, Role role, int l, const Team& team) const {
+  Result<Matrix> project(const Matrix& x, Role role, int l, const Team& team, int expert = -1) const {
     const Shape& s = plan_.shape;
-    const int rows = extent_of(s, l < 0 ? Mixer::none : plan_of(l).mixer, l < 0 || makes_kv(l), role).rows;
-    KLENS_TRY(const std::vector<float> w, tensor(component_name(s.family, role, l) + ".weight", std::int64_t(rows) * x.cols));
+    const int rows = expert >= 0 ? expert_extent(s, role).rows
+                                 : extent_of(s, l < 0 ? Mixer::none : plan_of(l).mixer, l < 0 || makes_kv(l), role).rows;
+    const int owner = l < 0 ? l : owner_of(plan_.layers, l, role);
+    KLENS_TRY(const std::vector<float> w, weights({role, owner, rows, x.cols, {}, expert}));
     Matrix y = float64::multiply(x, w, rows, team);
-    if (has_bias(s, role)) {
-      KLENS_TRY(const std::vector<float> bias, tensor(component_name(s.family, role, l) + ".bias", rows));
-      for (std::size_t i = 0; i < y.values.size(); ++i) y.values[i] += double(bias[i % std::size_t(rows)]);
+    if (expert < 0 && has_bias(s, role)) {
+      for (const LayerTensor& t : layer_tensors(reader_of(s.family), plan_, owner)) {
+        if (t.member != nullptr || t.role != role) continue;
+        KLENS_TRY(const std::vector<float> bias, tensor(t.name, t.count()));
+        for (std::size_t i = 0; i < y.values.size(); ++i)
+          y.values[i] += double(bias[std::size_t(t.first + WeightSource::interleaved_row(std::int64_t(i % std::size_t(rows)), rows, t.interleave))]);
+      }
     }
     if (const auto scale_of = reader_of(s.family).output_scale; scale_of != nullptr) {
       KLENS_TRY(const std::vector<float> scale, scale_of(file_.config(), plan_, role, l));
@@ -158,6 +177,9 @@ class Float64Forward {
   Result<Matrix> selective_scan(const Matrix& x, const Matrix& gate, int l, const Team& team) const {
     const Shape& s = plan_.shape;
     KLENS_TRY(const Matrix u, conv_silu(x, l));
+    KLENS_TRY(const std::vector<double> a, rates(l));
+    KLENS_TRY(const std::vector<float> d, small(l, &LayerView::d));
+    if (s.scan_heads > 1) return scan_heads(u, gate, a, d, l, team);
     KLENS_TRY(const Matrix small_rows, project(u, Role::x_proj, l, team));
     Matrix rank = float64::columns(small_rows, 0, s.dt_rank), b = float64::columns(small_rows, s.dt_rank, s.n_state);
     Matrix c = float64::columns(small_rows, s.dt_rank + s.n_state, s.n_state);
@@ -168,9 +190,34 @@ class Float64Forward {
     }
     KLENS_TRY(Matrix raw, project(rank, Role::dt_proj, l, team));
     KLENS_TRY(const Matrix dt, time_steps(std::move(raw), l));
-    KLENS_TRY(const std::vector<double> a, rates(l));
-    KLENS_TRY(const std::vector<float> d, small(l, &LayerView::d));
     Matrix y = float64::scan(u, dt, a, b, c, d, 1, team);
+    float64::gate(y, gate);
+    return y;
+  }
+
+  /// Heads of channels with their own rows of x_proj and dt_proj (Zamba).
+  Result<Matrix> scan_heads(const Matrix& u, const Matrix& gate, const std::vector<double>& a, const std::vector<float>& d, int l,
+                            const Team& team) const {
+    const Shape& s = plan_.shape;
+    const int width = s.inner / s.scan_heads, rows = s.dt_rank + 2 * s.n_state;
+    Matrix y(u.rows, u.cols), raw(u.rows, u.cols);
+    std::vector<Matrix> b, c;
+    for (int h = 0; h < s.scan_heads; ++h) {
+      KLENS_TRY(const Matrix all, project(float64::columns(u, h * width, width), Role::x_proj, l, team));
+      KLENS_TRY(const Matrix dt, project(float64::columns(all, h * rows, s.dt_rank), Role::dt_proj, l, team));
+      for (int t = 0; t < u.rows; ++t) std::copy_n(dt.row(t) + h * width, width, raw.row(t) + h * width);
+      b.push_back(float64::columns(all, h * rows + s.dt_rank, s.n_state));
+      c.push_back(float64::columns(all, h * rows + s.dt_rank + s.n_state, s.n_state));
+    }
+    KLENS_TRY(const Matrix dt, time_steps(std::move(raw), l));
+    for (int h = 0; h < s.scan_heads; ++h) {
+      const std::size_t from = std::size_t(h) * std::size_t(width), n = std::size_t(s.n_state);
+      const std::vector<double> rate(a.begin() + std::ptrdiff_t(from * n), a.begin() + std::ptrdiff_t((from + std::size_t(width)) * n));
+      const std::vector<float> skip(d.begin() + std::ptrdiff_t(from), d.begin() + std::ptrdiff_t(from) + width);
+      const Matrix part = float64::scan(float64::columns(u, h * width, width), float64::columns(dt, h * width, width), rate,
+                                        b[std::size_t(h)], c[std::size_t(h)], skip, 1, team);
+      for (int t = 0; t < u.rows; ++t) std::copy_n(part.row(t), width, y.row(t) + h * width);
+    }
     float64::gate(y, gate);
     return y;
   }
@@ -243,14 +290,54 @@ class Float64Forward {
     return project(mean, Role::out_proj, l, team);
   }
 
-  Result<void> mixer(int l, Matrix& x, Cache& cache, const Team& team) const {
+  /// A projection and what the layer's adapter adds to it.
+  Result<Matrix> adapted(const Matrix& n, Role role, bool adapts, Role in, Role out, int l, const Team& team) const {
+    KLENS_TRY(Matrix y, project(n, role, l, team));
+    if (!adapts) return y;
+    KLENS_TRY(const Matrix rank, project(n, in, l, team));
+    KLENS_TRY(const Matrix more, project(rank, out, l, team));
+    float64::add(y, more);
+    return y;
+  }
+
+  /// Output of a shared block on [x | first], through the layer's own block_out.
+  Result<Matrix> block(const Matrix& x, const Matrix& first, int l, Cache& cache, const Team& team) const {
+    const Shape& s = plan_.shape;
+    Matrix pair(x.rows, 2 * x.cols);
+    for (int t = 0; t < x.rows; ++t) {
+      std::copy_n(x.row(t), x.cols, pair.row(t));
+      std::copy_n(first.row(t), x.cols, pair.row(t) + x.cols);
+    }
+    KLENS_TRY(const Matrix n, norm(pair, l, &LayerView::block_norm, pair.cols, s.norm_eps));
+    const bool ffn = s.adapter_rank > 0, heads = ffn && s.attention_adapters;
+    KLENS_TRY(Matrix q, adapted(n, Role::q_proj, heads, Role::q_adapter_in, Role::q_adapter_out, l, team));
+    KLENS_TRY(Matrix k, adapted(n, Role::k_proj, heads, Role::k_adapter_in, Role::k_adapter_out, l, team));
+    KLENS_TRY(Matrix v, adapted(n, Role::v_proj, heads, Role::v_adapter_in, Role::v_adapter_out, l, team));
+    KLENS_TRY(const Matrix attended, attend(std::move(q), std::move(k), std::move(v), l, cache, team));
+    KLENS_TRY(const Matrix u, project(attended, Role::o_proj, l, team));
+    KLENS_TRY(const Matrix m, norm(u, l, &LayerView::ffn_norm, s.hidden, s.norm_eps));
+    KLENS_TRY(const Matrix gate, adapted(m, Role::gate_proj, ffn, Role::ffn_adapter_in, Role::gate_adapter_out, l, team));
+    KLENS_TRY(Matrix up, adapted(m, Role::up_proj, ffn, Role::ffn_adapter_in, Role::up_adapter_out, l, team));
+    for (std::size_t i = 0; i < up.values.size(); ++i) up.values[i] *= float64::gelu(gate.values[i]);
+    KLENS_TRY(const Matrix down, project(up, Role::down_proj, l, team));
+    return project(down, Role::block_out, l, team);
+  }
+
+  Result<void> mixer(int l, Matrix& x, const Matrix& first, Cache& cache, const Team& team) const {
     const Mixer kind = plan_of(l).mixer;
     if (kind == Mixer::none) return {};
-    KLENS_TRY(const Matrix n, norm(x, l, &LayerView::input_norm, plan_.shape.hidden, plan_.shape.norm_eps));
+    Matrix stream = x;
+    if (has_block(kind)) {
+      KLENS_TRY(const Matrix y, block(x, first, l, cache, team));
+      float64::add(stream, y);
+    }
+    KLENS_TRY(const Matrix n, norm(stream, l, &LayerView::input_norm, plan_.shape.hidden, plan_.shape.norm_eps));
     const auto run = [&](Mixer one) -> Result<Matrix> {
       switch (one) {
         case Mixer::hymba: return hymba(n, l, cache, team);
+        case Mixer::block_mamba:
         case Mixer::mamba: return mamba(n, l, team);
+        case Mixer::block_mamba2:
         case Mixer::mamba2: return mamba2(n, l, team);
         case Mixer::attention: return attention(n, l, cache, team);
         case Mixer::short_conv: return short_conv(n, l, team);
@@ -272,20 +359,48 @@ class Float64Forward {
     const Ffn kind = plan_of(l).ffn;
     if (kind == Ffn::none) return {};
     KLENS_TRY(const Matrix n, norm(x, l, &LayerView::ffn_norm, plan_.shape.hidden, plan_.shape.norm_eps));
-    KLENS_TRY(Matrix y, project(n, Role::up_proj, l, team));
-    if (kind == Ffn::swiglu) {
-      KLENS_TRY(const Matrix gate, project(n, Role::gate_proj, l, team));
-      float64::gate(y, gate);
-    } else {
+    if (has_swiglu(kind)) {
+      KLENS_TRY(const Matrix down, swiglu(n, l, -1, team));
+      float64::add(x, down);
+    } else if (kind == Ffn::relu2) {
+      KLENS_TRY(Matrix y, project(n, Role::up_proj, l, team));
       for (double& v : y.values) v = v > 0 ? v * v : 0;
+      KLENS_TRY(const Matrix down, project(y, Role::down_proj, l, team));
+      float64::add(x, down);
     }
-    KLENS_TRY(const Matrix down, project(y, Role::down_proj, l, team));
-    float64::add(x, down);
+    return has_experts(kind) ? experts(n, l, x, team) : Result<void>{};
+  }
+
+  Result<Matrix> swiglu(const Matrix& n, int l, int expert, const Team& team) const {
+    KLENS_TRY(Matrix y, project(n, Role::up_proj, l, team, expert));
+    KLENS_TRY(const Matrix gate, project(n, Role::gate_proj, l, team, expert));
+    float64::gate(y, gate);
+    return project(y, Role::down_proj, l, team, expert);
+  }
+
+  /// Adds the chosen experts of every row of n, weighted; one expert's matrices are in memory at a time.
+  Result<void> experts(const Matrix& n, int l, Matrix& x, const Team& team) const {
+    const Shape& s = plan_.shape;
+    KLENS_TRY(const std::vector<float> router, small(l, &LayerView::router));
+    const Matrix logits = float64::multiply(n, router, s.experts, team);
+    std::vector<std::vector<double>> weight;
+    for (int t = 0; t < n.rows; ++t) weight.push_back(float64::routed(logits.row(t), s.experts, s.experts_used, s.softmax_of_all));
+    for (int e = 0; e < s.experts; ++e) {
+      std::vector<int> rows;
+      for (int t = 0; t < n.rows; ++t)
+        if (weight[std::size_t(t)][std::size_t(e)] > 0) rows.push_back(t);
+      if (rows.empty()) continue;
+      Matrix part(int(rows.size()), n.cols);
+      for (std::size_t i = 0; i < rows.size(); ++i) std::copy(n.row(rows[i]), n.row(rows[i]) + n.cols, part.row(int(i)));
+      KLENS_TRY(const Matrix y, swiglu(part, l, e, team));
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        for (int c = 0; c < y.cols; ++c) x.row(rows[i])[c] += weight[std::size_t(rows[i])][std::size_t(e)] * y.row(int(i))[c];
+    }
     return {};
   }
 
-  Result<void> layer(int l, Matrix& x, Cache& cache, const Team& team) const {
-    KLENS_OK(mixer(l, x, cache, team));
+  Result<void> layer(int l, Matrix& x, const Matrix& first, Cache& cache, const Team& team) const {
+    KLENS_OK(mixer(l, x, first, cache, team));
     return ffn(l, x, team);
   }
 

@@ -21,6 +21,8 @@ struct Matrix {
 };
 
 inline double silu(double v) { return v / (1 + std::exp(-v)); }
+/// x Phi(x), with erf.
+inline double gelu(double v) { return 0.5 * v * std::erfc(-v / std::sqrt(2.0)); }
 inline double softplus(double v) { return v > 30 ? v : std::log1p(std::exp(v)); }   // beyond 30: equal in float64 to 1e-13
 
 /// Columns [first, first + width).
@@ -37,6 +39,22 @@ inline void add(Matrix& x, const Matrix& y) {
 /// y_i = silu(gate_i) y_i.
 inline void gate(Matrix& y, const Matrix& gate) {
   for (std::size_t i = 0; i < y.values.size(); ++i) y.values[i] *= silu(gate.values[i]);
+}
+
+/// Weights of all experts of a token, 0 for those it does not pass: the `used` greatest logits (ties: lowest index first), softmax
+/// over all experts or over the chosen.
+inline std::vector<double> routed(const double* logits, int experts, int used, bool softmax_of_all) {
+  std::vector<double> weight(std::size_t(experts), 0.0);
+  std::vector<int> order(std::size_t(experts), 0);
+  for (int e = 0; e < experts; ++e) order[std::size_t(e)] = e;
+  std::stable_sort(order.begin(), order.end(), [logits](int a, int b) { return logits[a] > logits[b]; });
+  double total = 0;
+  for (int i = 0; i < (softmax_of_all ? experts : used); ++i) total += std::exp(logits[order[std::size_t(i)]] - logits[order[0]]);
+  for (int i = 0; i < used; ++i) {
+    const int e = order[std::size_t(i)];
+    weight[std::size_t(e)] = std::exp(logits[e] - logits[order[0]]) / total;
+  }
+  return weight;
 }
 
 /// x W^T, W as [outputs, x.cols].

@@ -103,23 +103,13 @@ inline Result<std::vector<ProbeCandidate>> state_candidates(const Model& model, 
 /// Hash of a checkpoint's numbers: packed reference weights and every small tensor, as kernels read them.
 inline std::uint64_t model_hash(const Model& model) {
   Checksum sum;
-  const Shape& s = model.shape();
-  const RuntimePlan plan = model.plan();
-  const auto floats = [&](const float* p, std::int64_t n) { sum.update(std::as_bytes(std::span(p, std::size_t(n)))); };
   const std::uint64_t shape = model.hash();
   sum.update(std::as_bytes(std::span(&shape, 1)));
   for (int c = 0; c < int(model.components().size()); ++c) {
     const PackedMatrix& w = model.weights(c);
     sum.update(std::as_bytes(std::span(w.lines, std::size_t(layout_of(w.precision, w.rows, w.cols).line_plane_bytes))));
   }
-  for (int l = 0; l < s.layers; ++l)
-    for (const LayerTensor& t : layer_tensors(reader_of(s.family).names, plan, l)) {
-      std::int64_t columns = 1;
-      for (std::size_t i = 1; i < t.shape.size(); ++i) columns *= t.shape[i];
-      floats(kept_in(model.view().layers[l], t), round_up(t.shape[0], lanes) * columns);
-    }
-  floats(model.view().final_norm, s.hidden);
-  if (s.meta > 0) floats(model.view().meta, s.meta * row_stride(s.hidden));
+  for (const Buffer<float>& small : model.small_tensors()) sum.update(std::as_bytes(small.span()));
   return sum.value();
 }
 
@@ -265,6 +255,24 @@ inline std::int64_t bytes_of(const Model& model, const RuntimePlan& plan, const 
   return state_bytes(plan, StateSite{state.kind, state.layer, p.state}, context);
 }
 
+/// Tokens of each expert, over all windows, in the model's present formats.
+inline Result<std::vector<Routing>> count_routing(const Model& model, const Program& program, Ids ids, const Team& team, int window) {
+  const Shape& s = model.shape();
+  std::vector<Routing> routing;
+  if (s.experts == 0) return routing;
+  std::vector<std::int64_t> routed(std::size_t(s.layers) * std::size_t(s.experts), 0);
+  KLENS_TRY(Session session, Session::create(model, program, team, {.context = window}));
+  for (std::size_t first = 0; first + std::size_t(window) <= ids.size(); first += std::size_t(window)) {
+    session.reset();
+    KLENS_OK(session.prefill(ids.subspan(first, std::size_t(window)), {.routed = routed}));
+  }
+  for (int l = 0; l < s.layers; ++l) {
+    const auto begin = routed.begin() + std::ptrdiff_t(l) * s.experts;
+    if (has_experts(model.view().layers[l].ffn)) routing.push_back({l, {begin, begin + s.experts}});
+  }
+  return routing;
+}
+
 }  // namespace detail
 
 /// Writes `output`. The model is put into its reference formats first, and left in them.
@@ -349,6 +357,7 @@ inline Result<MeasureReport> measure(Model& model, const Program& program, Ids i
       }
     }
   }
+  KLENS_TRY(s.routing, count_routing(model, program, used, team, options.window));
   KLENS_TRY(s.floor, noise_floor(model, program, used, team, options.window, windows));
 
   std::vector<float> kl(2 * std::size_t(options.window));

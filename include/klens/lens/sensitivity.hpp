@@ -47,6 +47,12 @@ struct NoiseFloor {
   int tokens = 0;
 };
 
+/// How often the experts of one layer were chosen, by the reference, over all tokens measured on.
+struct Routing {
+  int layer = 0;
+  std::vector<std::int64_t> tokens;   // of each expert
+};
+
 struct Sensitivity {
   std::string model;                  // a name for people
   std::string text;                   // name of the text
@@ -55,6 +61,7 @@ struct Sensitivity {
   NoiseFloor floor;
   double ppl = not_known;                 // of the reference on the same windows
   std::optional<PlanDocument> reference;  // the checkpoint's own formats: shapes and bytes for a plan
+  std::vector<Routing> routing;           // of the layers with experts
   std::vector<double> z2_by_window;       // mean squared reference logit of each window: SQNR = z2 / mse
   std::vector<SensitivityEntry> entries;
   bool published = false;  // a file of the KL Lens authors

@@ -2,6 +2,7 @@
 // numbers in their shortest form that reads back exactly: equal work gives equal bytes. What is not known is null.
 //   {"schema", "model", "model_hash", "data": {"text", "hash", "window", "windows"},
 //    "floor": {"kl_qp", "kl_pq", "max", "tokens"}, "ppl", "reference": {a klens.plan/1 of the checkpoint's formats},
+//    "routing": [{"layer", "tokens": [those of each expert]}] where layers have experts,
 //    "z2": [mean squared logit by window],
 //    "entries": [{"component", "kind", "format", "bytes", "bytes_reference", "windows",
 //                 "kl_qp": {"mean", "se", "p50", "p95", "p99", "max"}, "kl_pq": {..}, "mse", "sqnr_db",
@@ -227,6 +228,27 @@ inline Result<Sensitivity> read_published(const Json& j, const std::string& wher
 
 }  // namespace detail
 
+namespace detail {
+
+inline Result<std::vector<Routing>> read_routing(const Json& j, const std::string& where) {
+  KLENS_TRY(const Json* const list, json_array(j, "routing", where));
+  std::vector<Routing> routing;
+  for (std::size_t i = 0; i < list->size(); ++i) {
+    const std::string place = where + ": 'routing'[" + std::to_string(i) + "]";
+    KLENS_TRY(const std::int64_t layer, json_int((*list)[i], "layer", place, 0, 1 << 16));
+    KLENS_TRY(const Json* const tokens, json_array((*list)[i], "tokens", place));
+    Routing r{int(layer), {}};
+    for (const Json& count : *tokens) {
+      if (!count.is_number_integer() || count < 0) return key_error(&count, "tokens", place, "counts");
+      r.tokens.push_back(count.get<std::int64_t>());
+    }
+    routing.push_back(std::move(r));
+  }
+  return routing;
+}
+
+}  // namespace detail
+
 /// A sensitivity in a JSON document. `where` names the file in errors (and a published file's bits).
 inline Result<Sensitivity> sensitivity_from_json(const Json& j, const std::string& where) {
   using namespace detail;
@@ -267,6 +289,9 @@ inline Result<Sensitivity> sensitivity_from_json(const Json& j, const std::strin
     KLENS_TRY(const Json* const reference, json_object(j, "reference", where));
     KLENS_TRY(PlanDocument document, plan_from_json(*reference, where + ": 'reference'"));
     s.reference = std::move(document);
+  }
+  if (!json_absent(j, "routing")) {
+    KLENS_TRY(s.routing, read_routing(j, where));
   }
   KLENS_TRY(s.z2_by_window, read_numbers<double>(j, "z2", where, std::size_t(s.windows)));
   KLENS_TRY(const Json* const entries, json_array(j, "entries", where));
@@ -321,6 +346,13 @@ inline std::string sensitivity_head_text(const Sensitivity& s) {
   out += "},\n\"ppl\": ";
   append_number(out, s.ppl);
   if (s.reference) out += ",\n\"reference\": " + to_text(plan_to_json(*s.reference), -1);
+  for (std::size_t i = 0; i < s.routing.size(); ++i) {
+    out += i == 0 ? ",\n\"routing\": [{\"layer\": " : ", {\"layer\": ";
+    append_number(out, s.routing[i].layer);
+    out += ", \"tokens\": ";
+    append_array(out, s.routing[i].tokens);
+    out += i + 1 == s.routing.size() ? "}]" : "}";
+  }
   if (!s.z2_by_window.empty()) {
     out += ",\n\"z2\": ";
     append_array(out, s.z2_by_window);

@@ -95,7 +95,7 @@ class Batch {
     first_ = (first_ + 1) % count;
 
     const FlushDenormals flush;
-    const Pass pass{&model_->view(), &work_, program_.table, team_, spans_.data(), int(spans_.size()), rows};
+    const Pass pass{&model_->view(), &work_, program_.table, team_, spans_.data(), int(spans_.size()), rows, nullptr};
     program_.embed(pass);
     program_.layers(pass, 0, model_->shape().layers);
     for (std::size_t i = 0; i < spans_.size(); ++i) {

@@ -1,4 +1,4 @@
-// 673 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 883 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
@@ -10,7 +10,12 @@
 //   mamba2      out_proj( norm(ssd(conv(x B C)) silu(gate)) )    in_proj n = gate | x | B | C | dt  (arXiv 2405.21060)
 //   attention   o_proj( attention(q, k, v) )                     parallel: mamba2 + attention of one n (Falcon-H1)
 //   short_conv  out_proj( C conv(B x) )                          in_proj n = B | C | x              (LFM2)
+//   block_mamba, block_mamba2    mamba or mamba2 of norm(x + block_out( f(a(norm([x | e]))) )) (Zamba, arXiv 2405.16712): attention
+//               a and f(u) = down( gelu(gate v) * up v ), v = norm(u), of a block that layers share, without residuals; e the
+//               embedding's output. Adapters: q n + q_adapter_out(q_adapter_in n), as k, v, gate and up (Zamba2, 2411.15242)
 //   swiglu      down( silu(gate n) * up n )                      relu2   down( max(up n, 0)^2 )
+//   moe         sum of weight[e] swiglu_e(n) over the experts e that the router chooses (kernel/route.hpp); moe_shared: and
+//               swiglu(n), first. A token's sums are in the order of the experts' numbers, whatever tokens run beside it
 //
 // Fused: norms and the quantization of their results; all projections of one input in one pass; the maxima of the rows of a
 // convolution; silu(gate) * up and the maxima of its rows in up's epilogue; multipliers of outputs and the residual in the
@@ -49,6 +54,8 @@ struct TableOps {
       case Mixer::attention: return f(std::integral_constant<Mixer, Mixer::attention>{});
       case Mixer::short_conv: return f(std::integral_constant<Mixer, Mixer::short_conv>{});
       case Mixer::parallel: return f(std::integral_constant<Mixer, Mixer::parallel>{});
+      case Mixer::block_mamba: return f(std::integral_constant<Mixer, Mixer::block_mamba>{});
+      case Mixer::block_mamba2: return f(std::integral_constant<Mixer, Mixer::block_mamba2>{});
     }
   }
   template <class F>
@@ -57,6 +64,8 @@ struct TableOps {
       case Ffn::none: break;
       case Ffn::swiglu: return f(std::integral_constant<Ffn, Ffn::swiglu>{});
       case Ffn::relu2: return f(std::integral_constant<Ffn, Ffn::relu2>{});
+      case Ffn::moe: return f(std::integral_constant<Ffn, Ffn::moe>{});
+      case Ffn::moe_shared: return f(std::integral_constant<Ffn, Ffn::moe_shared>{});
     }
   }
   KLENS_INLINE Precision precision(int, Role, const SiteView& site) const { return site.w.precision; }
@@ -170,6 +179,12 @@ KLENS_INLINE ActRows rows_for(const Ops& ops, const Pass& pass, Input& in, const
   return rows;
 }
 
+/// Stands for a layer where the site is one of its experts: chosen at run time, so that an Ops goes by the site's own precision.
+struct ExpertOf {
+  int layer;
+  KLENS_INLINE operator int() const { return layer; }
+};
+
 /// y = W x (+ residual, and what else the epilogue says) at one site.
 template <Role R>
 struct Target {
@@ -228,6 +243,35 @@ KLENS_INLINE void project(const Ops& ops, const Pass& pass, Layer l, Input& in, 
   }
   if (one) project_together(ops, pass, l, in, targets...);
   else (project_together(ops, pass, l, in, targets), ...);
+}
+
+/// Rows [first, first + rows) of y = W x alone; whole panels are written, so that up to 15 columns beside them are too.
+template <Role R, class Ops, class Layer>
+KLENS_INLINE void project_rows(const Ops& ops, const Pass& pass, Layer l, Input& in, const SiteView& site, int first, int rows, float* y,
+                               std::int64_t stride) {
+  const Precision p = ops.precision(l, R, site);
+  Epilogue scaled;
+  scaled.column_scale = site.scale;
+  LinearArgs a;
+  a.w = site.w, a.x = rows_for(ops, pass, in, p), a.tokens = pass.tokens, a.bias = site.bias, a.y = y, a.y_stride = stride;
+  if (site.scale != nullptr) a.epilogue = &scaled;
+  const int begin = first / lanes, panels = int(div_up(first + rows, lanes)) - begin;
+  const std::int64_t values = std::int64_t(rows) * site.w.cols;
+  const int tasks = linear_tasks(pass.team.threads, pass.tokens, panels, values * p.weight_bits / 8, values * pass.tokens);
+  float* scratch = pass.work->base + pass.work->at.linear_scratch;
+  for_each(pass.team, tasks, [&](int i, int thread) {
+    const Share share = share_of(panels, i, tasks);
+    LinearArgs part = a;
+    part.begin = begin + share.begin, part.end = begin + share.end, part.scratch = scratch + thread * (linear_scratch_bytes / 4);
+    if (share.begin < share.end) ops.linear(l, R, site, part);
+  });
+}
+
+/// `width` columns of every row, from one buffer into another.
+KLENS_INLINE void copy_columns(const Pass& pass, const float* from, std::int64_t from_stride, float* to, std::int64_t to_stride, int width) {
+  split(pass.team, pass.tokens, token_grain, [&](int begin, int end, int) {
+    for (int t = begin; t < end; ++t) __builtin_memcpy(to + t * to_stride, from + t * from_stride, std::size_t(width) * sizeof(float));
+  });
 }
 
 template <class Ops>
@@ -308,6 +352,8 @@ inline void run_embed(const Ops& ops, const Pass& pass) {
       ops.embed(a);
     });
   }
+  if (at.pair_stride > 0)   // shared blocks read it in every layer
+    decoder::copy_columns(pass, pass.work->base + at.x, at.hidden_stride, pass.work->base + at.first, at.hidden_stride, s.hidden);
 }
 
 /// Attention heads of layer l: norms of q and k where the family has them, RoPE, append, attend. Reads the rows of `in`,
@@ -410,46 +456,70 @@ inline void run_scan(const Ops& ops, Layer l, int from, const Pass& pass) {
   const LayerView& layer = pass.model->layers[int(l)];
   float* base = pass.work->base;
   decoder::Input u{base + at.conv, at.conv_stride, s.inner};
-  if (ops.precision(l, Role::x_proj, layer.x_proj).activation != Activation::f32)
+  if (s.scan_heads == 1 && ops.precision(l, Role::x_proj, layer.x_proj).activation != Activation::f32)
     u.absmax = base + at.absmax, u.absmax_stride = at.absmax_stride;
   run_conv(ops, l, from, s.inner, const_cast<float*>(u.absmax), pass);
-  float* small = base + at.small;
-  decoder::project(ops, pass, l, u, decoder::Target<Role::x_proj>{&layer.x_proj, small, at.small_stride});
-  const float *b = small + s.dt_rank, *c = b + s.n_state;
-  std::int64_t bc_stride = at.small_stride;
-  decoder::Input delta{small, at.small_stride, s.dt_rank};
-  if (s.inner_norms) {
-    decoder::norm(ops, pass, b, at.small_stride, layer.b_norm, base + at.b, at.state_stride, s.n_state, s.inner_norm_eps);
-    decoder::norm(ops, pass, c, at.small_stride, layer.c_norm, base + at.c, at.state_stride, s.n_state, s.inner_norm_eps);
-    b = base + at.b, c = base + at.c, bc_stride = at.state_stride;
-    delta = decoder::normed_input(ops, pass, small, at.small_stride, layer.dt_norm, base + at.rank, at.rank_stride, s.dt_rank,
-                                  s.inner_norm_eps, false, ops.precision(l, Role::dt_proj, layer.dt_proj));
-  } else {
-    // Linears read rows whose padding is zero; behind dt lie B and C.
-    split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
-      for (int t = begin; t < end; ++t)
-        __builtin_memcpy(base + at.rank + t * at.rank_stride, small + t * at.small_stride, std::size_t(s.dt_rank) * sizeof(float));
-    });
-    delta = {base + at.rank, at.rank_stride, s.dt_rank};
-  }
-  decoder::project(ops, pass, l, delta, decoder::Target<Role::dt_proj>{&layer.dt_proj, base + at.dt, at.inner_stride});
-  const int groups = int(div_up(s.inner, lanes));
-  split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
-    for (int i = 0; i < pass.span_count; ++i) {
-      const Span& span = pass.spans[i];
-      const LayerState& state = span.state->layers[int(l)];
-      ScanArgs a;
-      a.x = base + at.conv + span.row * at.conv_stride, a.x_stride = at.conv_stride;
-      a.dt = base + at.dt + span.row * at.inner_stride, a.dt_stride = at.inner_stride, a.dt_bias = layer.dt_bias;
-      a.b = b + span.row * bc_stride, a.b_stride = bc_stride, a.c = c + span.row * bc_stride, a.c_stride = bc_stride;
-      a.z = base + at.in + span.row * at.in_stride + from + s.inner, a.z_stride = at.in_stride;
-      a.a2 = layer.a2, a.d = layer.d, a.state = state.scan, a.format = state.scan_format, a.scales = state.scan_scales;
-      a.key = std::uint32_t(int(l)), a.position = span.position;
-      a.y = base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
-      a.channels = s.inner, a.n_state = s.n_state, a.tokens = span.tokens, a.begin = begin, a.end = end;
-      ops.scan(a);
+
+  ScanArgs common;   // rows of the pass; b and c: of one head
+  common.dt_bias = layer.dt_bias, common.a2 = layer.a2, common.d = layer.d, common.key = std::uint32_t(int(l));
+  common.channels = scan_channels(s), common.n_state = s.n_state;
+  // dt's inputs, B and C from a row of x_proj's outputs.
+  const auto split_small = [&](const float* small) KLENS_INLINE_LAMBDA {
+    common.b = small + s.dt_rank, common.c = common.b + s.n_state, common.b_stride = common.c_stride = at.small_stride;
+    if (s.inner_norms) {
+      decoder::norm(ops, pass, common.b, at.small_stride, layer.b_norm, base + at.b, at.state_stride, s.n_state, s.inner_norm_eps);
+      decoder::norm(ops, pass, common.c, at.small_stride, layer.c_norm, base + at.c, at.state_stride, s.n_state, s.inner_norm_eps);
+      common.b = base + at.b, common.c = base + at.c, common.b_stride = common.c_stride = at.state_stride;
+      return decoder::normed_input(ops, pass, small, at.small_stride, layer.dt_norm, base + at.rank, at.rank_stride, s.dt_rank,
+                                   s.inner_norm_eps, false, ops.precision(l, Role::dt_proj, layer.dt_proj));
     }
-  });
+    // Linears read rows whose padding is zero; behind dt lie B and C.
+    decoder::copy_columns(pass, small, at.small_stride, base + at.rank, at.rank_stride, s.dt_rank);
+    return decoder::Input{base + at.rank, at.rank_stride, s.dt_rank};
+  };
+  const auto scan_groups = [&](int first, int groups) KLENS_INLINE_LAMBDA {
+    split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
+      for (int i = 0; i < pass.span_count; ++i) {
+        const Span& span = pass.spans[i];
+        const LayerState& state = span.state->layers[int(l)];
+        ScanArgs a = common;
+        a.x += span.row * a.x_stride, a.dt += span.row * a.dt_stride, a.z += span.row * a.z_stride;
+        a.b += span.row * a.b_stride, a.c += span.row * a.c_stride, a.y += span.row * a.y_stride;
+        a.state = state.scan, a.format = state.scan_format, a.scales = state.scan_scales;
+        a.position = span.position, a.tokens = span.tokens, a.begin = first + begin, a.end = first + end;
+        ops.scan(a);
+      }
+    });
+  };
+  float* small = base + at.small;
+  const float* gate = base + at.in + from + s.inner;
+  if (s.scan_heads == 1) {
+    decoder::project(ops, pass, l, u, decoder::Target<Role::x_proj>{&layer.x_proj, small, at.small_stride});
+    decoder::Input delta = split_small(small);
+    decoder::project(ops, pass, l, delta, decoder::Target<Role::dt_proj>{&layer.dt_proj, base + at.dt, at.inner_stride});
+    common.x = base + at.conv, common.x_stride = at.conv_stride, common.dt = base + at.dt, common.dt_stride = at.inner_stride;
+    common.z = gate, common.z_stride = at.in_stride, common.y = base + at.scan, common.y_stride = at.inner_stride;
+    return scan_groups(0, int(div_up(s.inner, lanes)));
+  }
+  // Heads of their own x_proj, dt_proj, B and C, one after the other, each from a multiple of 32 channels on. Copies: 20 bytes per
+  // channel and token, beside in_proj's hidden / 2 bytes at 4 bits.
+  const int width = s.inner / s.scan_heads, pitch = common.channels / s.scan_heads, rows = s.dt_rank + 2 * s.n_state;
+  common.x = base + at.heads_x, common.dt = base + at.heads_dt, common.z = base + at.heads_z, common.y = base + at.heads_y;
+  common.x_stride = common.dt_stride = common.z_stride = common.y_stride = at.heads_scan_stride;
+  for (int h = 0; h < s.scan_heads; ++h) {
+    const auto head_columns = [&](const float* from_rows, std::int64_t stride, std::int64_t to) KLENS_INLINE_LAMBDA {
+      decoder::copy_columns(pass, from_rows + h * width, stride, base + to + h * pitch, at.heads_scan_stride, width);
+    };
+    head_columns(base + at.conv, at.conv_stride, at.heads_x);
+    head_columns(gate, at.in_stride, at.heads_z);
+    decoder::Input x{base + at.heads_x + h * pitch, at.heads_scan_stride, width};
+    decoder::project_rows<Role::x_proj>(ops, pass, l, x, layer.x_proj, h * rows, rows, small, at.small_stride);
+    decoder::Input delta = split_small(small + h * rows);
+    decoder::project_rows<Role::dt_proj>(ops, pass, l, delta, layer.dt_proj, h * width, width, base + at.dt, at.inner_stride);
+    head_columns(base + at.dt, at.inner_stride, at.heads_dt);
+    scan_groups(h * pitch / lanes, pitch / lanes);
+    decoder::copy_columns(pass, base + at.heads_y + h * pitch, at.heads_scan_stride, base + at.scan + h * width, at.inner_stride, width);
+  }
 }
 
 /// State space dual of layer l: conv over x | B | C, ssd, gated norm. gate | x | B | C | dt are columns `from` .. of `in`;
@@ -559,6 +629,67 @@ inline void run_short_conv(const Ops& ops, Layer l, const Pass& pass) {
   });
 }
 
+/// The shared block of layer l: x + block_out(..) into `block`.
+template <class Ops, class Layer>
+inline void run_block(const Ops& ops, Layer l, const InColumns& columns, const Pass& pass) {
+  using decoder::Input, decoder::Target, decoder::project;
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float *base = pass.work->base, *x = base + at.x, *block = base + at.block, *in = base + at.in;
+  const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
+  const std::int64_t third = pass.tokens * at.adapter_stride;
+  float* rank[3] = {base + at.adapter, base + at.adapter + third, base + at.adapter + 2 * third};
+  const auto rank_rows = [&](int i) KLENS_INLINE_LAMBDA { return Input{rank[i], at.adapter_stride, s.adapter_rank}; };
+  const bool adapts_heads = s.adapter_rank > 0 && s.attention_adapters;
+
+  decoder::copy_columns(pass, x, at.hidden_stride, base + at.pair, at.pair_stride, s.hidden);
+  decoder::copy_columns(pass, base + at.first, at.hidden_stride, base + at.pair + s.hidden, at.pair_stride, s.hidden);
+  Input n = decoder::normed_input(ops, pass, base + at.pair, at.pair_stride, layer.block_norm, base + at.pair_normed, at.pair_stride,
+                                  2 * s.hidden, s.norm_eps, adapts_heads, precision(Role::q_proj), precision(Role::k_proj),
+                                  precision(Role::v_proj));
+  float *q = in, *k = in + columns.k, *v = in + columns.v;
+  if (adapts_heads) {
+    Input same{base + at.pair_normed, at.pair_stride, 2 * s.hidden};
+    project(ops, pass, l, same, Target<Role::q_adapter_in>{&layer.q_adapter_in, rank[0], at.adapter_stride},
+            Target<Role::k_adapter_in>{&layer.k_adapter_in, rank[1], at.adapter_stride},
+            Target<Role::v_adapter_in>{&layer.v_adapter_in, rank[2], at.adapter_stride});
+    Input of_q = rank_rows(0), of_k = rank_rows(1), of_v = rank_rows(2);
+    project(ops, pass, l, of_q, Target<Role::q_adapter_out>{&layer.q_adapter_out, q, at.in_stride});
+    project(ops, pass, l, of_k, Target<Role::k_adapter_out>{&layer.k_adapter_out, k, at.in_stride});
+    project(ops, pass, l, of_v, Target<Role::v_adapter_out>{&layer.v_adapter_out, v, at.in_stride});
+    n = {base + at.pair_normed, at.pair_stride, 2 * s.hidden};   // the quantized buffers hold other rows now
+  }
+  project(ops, pass, l, n, Target<Role::q_proj>{&layer.q_proj, q, at.in_stride, adapts_heads ? q : nullptr},
+          Target<Role::k_proj>{&layer.k_proj, k, at.in_stride, adapts_heads ? k : nullptr},
+          Target<Role::v_proj>{&layer.v_proj, v, at.in_stride, adapts_heads ? v : nullptr});
+  run_attention(ops, l, columns, pass);
+  Input heads{base + at.attention, at.heads_stride, s.heads * s.v_dim};
+  project(ops, pass, l, heads, Target<Role::o_proj>{&layer.o_proj, block, at.hidden_stride});
+
+  const bool adapts = s.adapter_rank > 0;
+  float *gate = base + at.gate, *up = base + at.up;
+  n = decoder::normed_input(ops, pass, block, at.hidden_stride, layer.ffn_norm, base + at.normed, at.hidden_stride, s.hidden, s.norm_eps,
+                            adapts, precision(Role::gate_proj), precision(Role::up_proj));
+  if (adapts) {
+    Input same{base + at.normed, at.hidden_stride, s.hidden};
+    project(ops, pass, l, same, Target<Role::ffn_adapter_in>{&layer.ffn_adapter_in, rank[0], at.adapter_stride});
+    Input rows = rank_rows(0);
+    project(ops, pass, l, rows, Target<Role::gate_adapter_out>{&layer.gate_adapter_out, gate, at.ffn_stride},
+            Target<Role::up_adapter_out>{&layer.up_adapter_out, up, at.ffn_stride});
+    n = {base + at.normed, at.hidden_stride, s.hidden};
+  }
+  project(ops, pass, l, n, Target<Role::gate_proj>{&layer.gate_proj, gate, at.ffn_stride, adapts ? gate : nullptr},
+          Target<Role::up_proj>{&layer.up_proj, up, at.ffn_stride, adapts ? up : nullptr});
+  decoder::split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+    ops.geglu({gate, up, up, at.ffn_stride, s.ffn, begin, end});
+  });
+  Input product{up, at.ffn_stride, s.ffn};
+  project(ops, pass, l, product, Target<Role::down_proj>{&layer.down_proj, base + at.normed, at.hidden_stride});
+  Input out{base + at.normed, at.hidden_stride, s.hidden};
+  project(ops, pass, l, out, Target<Role::block_out>{&layer.block_out, block, at.hidden_stride, x});
+}
+
 /// The mixer of layer l on x, in place.
 template <Mixer M, class Ops, class Layer>
 inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
@@ -569,8 +700,9 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
   float* x = base + at.x;
   const InColumns columns = in_columns(s, M, ops.kv_source(l) == int(l));
   float* in = base + at.in;
+  const float* stream = x;   // what the mixer's norm reads
   const auto normed = [&](const auto&... readers) KLENS_INLINE_LAMBDA {
-    return decoder::normed_input(ops, pass, x, at.hidden_stride, layer.input_norm, base + at.normed, at.hidden_stride, s.hidden,
+    return decoder::normed_input(ops, pass, stream, at.hidden_stride, layer.input_norm, base + at.normed, at.hidden_stride, s.hidden,
                                  s.norm_eps, false, readers...);
   };
   const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
@@ -578,7 +710,12 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
   const auto out_proj = [&](decoder::Input y) KLENS_INLINE_LAMBDA {
     decoder::project(ops, pass, l, y, Target<Role::out_proj>{&layer.out_proj, x, at.hidden_stride, x});
   };
-  if constexpr (has_qkvo(M)) {
+  if constexpr (has_block(M)) {
+    run_block(ops, l, columns, pass);
+    stream = base + at.block;
+    decoder::Input n = normed(precision(Role::in_proj));
+    decoder::project(ops, pass, l, n, Target<Role::in_proj>{&layer.in_proj, in + columns.in_proj, at.in_stride});
+  } else if constexpr (has_qkvo(M)) {
     const Target<Role::q_proj> q{&layer.q_proj, in, at.in_stride};
     const Target<Role::k_proj> k{&layer.k_proj, in + columns.k, at.in_stride};
     const Target<Role::v_proj> v{&layer.v_proj, in + columns.v, at.in_stride};
@@ -599,16 +736,83 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
     decoder::Input n = normed(precision(Role::in_proj));
     decoder::project(ops, pass, l, n, Target<Role::in_proj>{&layer.in_proj, in, at.in_stride});
   }
-  if constexpr (has_attention(M)) run_attention(ops, l, columns, pass);
-  if constexpr (has_scan(M)) run_scan(ops, l, M == Mixer::hymba ? columns.total - 2 * s.inner : 0, pass);
+  if constexpr (has_attention(M) && !has_block(M)) run_attention(ops, l, columns, pass);
+  if constexpr (has_scan(M)) run_scan(ops, l, M == Mixer::hymba ? columns.total - 2 * s.inner : columns.in_proj, pass);
   if constexpr (has_ssd(M)) run_ssd(ops, l, columns.in_proj, pass);
   if constexpr (M == Mixer::short_conv) run_short_conv(ops, l, pass);
   if constexpr (M == Mixer::hymba) out_proj(hymba_output(ops, l, pass));
   else if constexpr (has_ssd(M)) out_proj(ssd_output(ops, l, columns.in_proj, pass));
   else if constexpr (has_conv(M)) out_proj({base + at.scan, at.inner_stride, s.inner});
-  if constexpr (has_qkvo(M)) {
+  if constexpr (has_qkvo(M) && !has_block(M)) {
     decoder::Input y{base + at.attention, at.heads_stride, s.heads * s.v_dim};
     decoder::project(ops, pass, l, y, Target<Role::o_proj>{&layer.o_proj, x, at.hidden_stride, x});
+  }
+}
+
+/// down( silu(gate n) * up n ) (+ residual) of a layer's ffn or of one of its experts, of `width` columns inside. `sites`: that
+/// LayerView or ExpertView.
+template <class Ops, class Layer, class Sites>
+KLENS_INLINE void run_swiglu(const Ops& ops, Layer l, const Sites& sites, decoder::Input& n, int width, float* y, const float* residual,
+                             const Pass& pass) {
+  const WorkspaceLayout& at = pass.work->at;
+  float* base = pass.work->base;
+  Epilogue act;
+  decoder::Input product{base + at.up, at.ffn_stride, width};
+  if (ops.precision(l, Role::down_proj, sites.down_proj).activation != Activation::f32) {
+    act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
+    product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
+  }
+  act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
+  decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&sites.gate_proj, base + at.gate, at.ffn_stride},
+                   decoder::Target<Role::up_proj>{&sites.up_proj, base + at.up, at.ffn_stride, nullptr, &act});
+  decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&sites.down_proj, y, at.hidden_stride, residual});
+}
+
+/// The experts of layer l on the normed rows `n` (floats), added to x.
+template <class Ops, class Layer>
+inline void run_experts(const Ops& ops, Layer l, decoder::Input& n, const Pass& pass) {
+  using decoder::split;
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* base = pass.work->base;
+  RouteArgs r;
+  r.x = n.x, r.x_stride = n.stride, r.hidden = s.hidden, r.experts = s.experts, r.used = s.experts_used;
+  r.softmax_of_all = s.softmax_of_all, r.router = layer.router, r.logits = base + at.logits;
+  r.chosen = reinterpret_cast<std::int32_t*>(base + at.chosen), r.weight = base + at.weight;
+  split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+    RouteArgs a = r;
+    a.begin = begin, a.end = end;
+    ops.route(a);
+  });
+  const std::int64_t weight_stride = round_up(s.experts_used, lanes);
+  std::int32_t* rows = reinterpret_cast<std::int32_t*>(base + at.routed_rows);
+  float* weight = base + at.routed_weight;
+  for (int e = 0; e < s.experts; ++e) {
+    int count = 0;
+    for (int t = 0; t < pass.tokens; ++t)
+      for (int i = 0; i < s.experts_used; ++i)
+        if (r.chosen[t * s.experts_used + i] == e) rows[count] = t, weight[count++] = r.weight[t * weight_stride + i];
+    if (count == 0) continue;
+    if (pass.routed != nullptr) pass.routed[std::int64_t(int(l)) * s.experts + e] += count;
+    Pass part = pass;
+    part.tokens = count;
+    decoder::Input gathered{base + at.gathered, at.hidden_stride, s.hidden};
+    // Where all tokens pass the expert, as a single one does, its rows are those of n.
+    decoder::Input& in = count == pass.tokens ? n : gathered;
+    if (count < pass.tokens)
+      split(pass.team, count, decoder::token_grain, [&](int begin, int end, int) {
+        for (int i = begin; i < end; ++i)
+          __builtin_memcpy(base + at.gathered + i * at.hidden_stride, n.x + rows[i] * n.stride, std::size_t(at.hidden_stride) * sizeof(float));
+      });
+    run_swiglu(ops, decoder::ExpertOf{int(l)}, layer.experts[e], in, s.expert_ffn, base + at.expert, nullptr, part);
+    n.held = Activation::f32, n.integers = n.floats = n.rounded = false;   // the quantized buffers hold down_proj's rows now
+    split(pass.team, count, decoder::token_grain, [&](int begin, int end, int) {
+      AddRowsArgs a;
+      a.y = base + at.expert, a.x = base + at.x, a.stride = at.hidden_stride, a.row = rows, a.weight = weight, a.width = s.hidden;
+      a.begin = begin, a.end = end;
+      ops.add_rows(a);
+    });
   }
 }
 
@@ -620,28 +824,34 @@ inline void run_ffn(const Ops& ops, Layer l, const Pass& pass) {
   const LayerView& layer = pass.model->layers[int(l)];
   float* base = pass.work->base;
   float* x = base + at.x;
-  const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
-  const auto normed = [&](const auto&... readers) KLENS_INLINE_LAMBDA {
+  [[maybe_unused]] const auto precision = [&](Role role) KLENS_INLINE_LAMBDA { return ops.precision(l, role, site_of(layer, role)); };
+  [[maybe_unused]] const auto normed = [&](const auto&... readers) KLENS_INLINE_LAMBDA {
     return decoder::normed_input(ops, pass, x, at.hidden_stride, layer.ffn_norm, base + at.normed, at.hidden_stride, s.hidden,
-                                 s.norm_eps, false, readers...);
+                                 s.norm_eps, has_experts(F), readers...);
   };
-  Epilogue act;
-  decoder::Input product{base + at.up, at.ffn_stride, s.ffn};
-  if (precision(Role::down_proj).activation != Activation::f32) {
-    act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
-    product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
-  }
-  const decoder::Target<Role::up_proj> up{&layer.up_proj, base + at.up, at.ffn_stride, nullptr, &act};
-  if constexpr (F == Ffn::swiglu) {
-    act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
-    decoder::Input n = normed(precision(Role::gate_proj), precision(Role::up_proj));
-    decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&layer.gate_proj, base + at.gate, at.ffn_stride}, up);
-  } else {
+  if constexpr (F == Ffn::moe) {
+    decoder::norm(ops, pass, x, at.hidden_stride, layer.ffn_norm, base + at.normed, at.hidden_stride, s.hidden, s.norm_eps);
+    decoder::Input n{base + at.normed, at.hidden_stride, s.hidden};
+    run_experts(ops, l, n, pass);
+  } else if constexpr (F == Ffn::relu2) {
+    Epilogue act;
     act.relu2 = true;
+    decoder::Input product{base + at.up, at.ffn_stride, s.ffn};
+    if (precision(Role::down_proj).activation != Activation::f32) {
+      act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
+      product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
+    }
     decoder::Input n = normed(precision(Role::up_proj));
-    decoder::project(ops, pass, l, n, up);
+    decoder::project(ops, pass, l, n, decoder::Target<Role::up_proj>{&layer.up_proj, base + at.up, at.ffn_stride, nullptr, &act});
+    decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&layer.down_proj, x, at.hidden_stride, x});
+  } else {
+    decoder::Input n = normed(precision(Role::gate_proj), precision(Role::up_proj));
+    run_swiglu(ops, l, layer, n, s.ffn, x, x, pass);
+    if constexpr (F == Ffn::moe_shared) {
+      decoder::Input again{base + at.normed, at.hidden_stride, s.hidden};
+      run_experts(ops, l, again, pass);
+    }
   }
-  decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&layer.down_proj, x, at.hidden_stride, x});
 }
 
 /// Layer l on x, in place.

@@ -3,11 +3,15 @@
 
 #include <klens/model/bamba.hpp>
 #include <klens/model/falcon_h1.hpp>
+#include <klens/model/granite.hpp>
 #include <klens/model/hymba.hpp>
+#include <klens/model/jamba.hpp>
 #include <klens/model/lfm2.hpp>
 #include <klens/model/mamba.hpp>
 #include <klens/model/mamba2.hpp>
 #include <klens/model/nemotron_h.hpp>
+#include <klens/model/zamba.hpp>
+#include <klens/model/zamba2.hpp>
 
 namespace klens {
 
@@ -22,6 +26,10 @@ inline const FamilyReader& reader_of(Family family) {
     case Family::falcon_h1: return falcon_h1::reader;
     case Family::bamba: return bamba::reader;
     case Family::nemotron_h: return nemotron_h::reader;
+    case Family::jamba: return jamba::reader;
+    case Family::granitemoehybrid: return granite::reader;
+    case Family::zamba: return zamba::reader;
+    case Family::zamba2: return zamba2::reader;
   }
   return hymba::reader;
 }

@@ -25,6 +25,22 @@ struct LayerTensor {
   Use use;
   const float* LayerView::* member;     // nullptr: the bias of the linear `role`
   Role role = Role::in_proj;
+  std::int64_t width = shape[0];        // values or channels, the rest of the shape being columns of each
+  int heads = 1;                        // of the channels, each head's from a multiple of 32 on (scan_channels)
+  int interleave = 1;                   // of the bias of a linear, as the next: WeightSource
+  std::int64_t first = 0;
+
+  std::int64_t count() const {
+    std::int64_t values = 1;
+    for (const std::int64_t extent : shape) values *= extent;
+    return values;
+  }
+  std::int64_t columns() const { return member == nullptr ? 1 : count() / width; }
+  /// As kernels read it: [columns][padded()], channel i at place(i).
+  std::int64_t padded() const { return heads == 1 ? round_up(width, lanes) : heads * round_up(width / heads, 32); }
+  std::int64_t place(std::int64_t i) const {
+    return heads == 1 ? i : i / (width / heads) * round_up(width / heads, 32) + i % (width / heads);
+  }
 };
 
 /// Where a layer keeps a tensor.
@@ -44,6 +60,25 @@ struct SmallNames {
   std::string_view attention_norm = {}, scan_norm = {};   // hymba: of the two paths
   std::string_view q_norm = {}, k_norm = {};
   std::string_view meta = {};
+  std::string_view router = "feed_forward.router.weight";   // in the layer
+  std::string_view beside_block = {};   // what a layer with a shared block puts before its mamba's names, and before input_norm
+  std::string_view block_norm = {}, block_ffn_norm = {};    // of a shared block
+  bool heads_apart = false;             // A_log, D and dt_bias are [scan_heads, channels of one, ..]
+};
+
+/// Where a linear lies in the checkpoint: rows of a tensor that may hold others too. Row r of the linear is row first_row +
+/// row_of(r) of the tensor as [rows, columns].
+struct WeightSource {
+  std::string tensor;
+  std::vector<std::int64_t> shape;      // of the whole tensor; the last extent is the linear's columns
+  std::int64_t first_row = 0;
+  int interleave = 1;                   // 2: the first half of the linear's rows are the even ones, the second half the odd
+
+  std::int64_t row_of(std::int64_t r, std::int64_t rows) const { return interleaved_row(r, rows, interleave); }
+  static constexpr std::int64_t interleaved_row(std::int64_t r, std::int64_t rows, int interleave) {
+    const std::int64_t part = rows / interleave;
+    return interleave == 1 ? r : r % part * interleave + r / part;
+  }
 };
 
 struct FamilyReader {
@@ -52,18 +87,33 @@ struct FamilyReader {
   Result<RuntimePlan> (*skeleton)(const ModelConfig&);
   /// Multipliers of the outputs of a linear, round_up(rows, 16) of them, or none; nullptr: the family has none.
   Result<std::vector<float>> (*output_scale)(const ModelConfig&, const RuntimePlan&, Role, int layer) = nullptr;
+  /// Linears that are not a tensor of their own name (source_of); nullptr: all are.
+  WeightSource (*source)(const RuntimePlan&, const Site&) = nullptr;
 };
 
+/// Where a site's weights lie in a checkpoint.
+inline WeightSource source_of(const FamilyReader& reader, const RuntimePlan& plan, const Site& site) {
+  if (reader.source != nullptr)
+    if (WeightSource source = reader.source(plan, site); !source.tensor.empty()) return source;
+  return {component_name(plan.shape.family, site.role, site.layer, site.expert) + ".weight", {site.rows, site.cols}};
+}
+
 /// The small tensors of one layer, in the order of plan/budget.hpp's for_each_small.
-inline std::vector<LayerTensor> layer_tensors(const SmallNames& names, const RuntimePlan& plan, int layer) {
+inline std::vector<LayerTensor> layer_tensors(const FamilyReader& reader, const RuntimePlan& plan, int layer) {
+  const SmallNames& names = reader.names;
   const Shape& s = plan.shape;
   const LayerPlan& l = plan.layers[std::size_t(layer)];
   const FamilyNames family = names_of(s.family);
-  const std::string at = layer_prefix(s.family, layer), mamba = at + std::string(family.mamba), heads = at + std::string(family.attention);
+  const std::string layer_at = layer_prefix(s.family, layer), heads = layer_at + std::string(family.attention);
+  const std::string at = layer_at + std::string(has_block(l.mixer) ? names.beside_block : ""), mamba = at + std::string(family.mamba);
   std::vector<LayerTensor> out;
   const auto put = [&out](const std::string& prefix, std::string_view name, std::vector<std::int64_t> shape, const float* LayerView::* member,
                           Use use = Use::vector) { out.push_back({prefix + std::string(name), std::move(shape), use, member}); };
   if (l.mixer != Mixer::none) put(at, names.input_norm, {s.hidden}, &LayerView::input_norm);
+  if (l.block_source == layer) {
+    put(layer_at, names.block_norm, {2 * std::int64_t(s.hidden)}, &LayerView::block_norm);
+    put(layer_at, names.block_ffn_norm, {s.hidden}, &LayerView::ffn_norm);
+  }
   if (l.ffn != Ffn::none) put(at, names.ffn_norm, {s.hidden}, &LayerView::ffn_norm);
   if (has_conv(l.mixer)) {
     const std::int64_t channels = conv_channels(s, l.mixer);
@@ -71,9 +121,16 @@ inline std::vector<LayerTensor> layer_tensors(const SmallNames& names, const Run
     if (s.conv_bias) put(mamba, names.conv_bias, {channels}, &LayerView::conv_bias);
   }
   if (has_scan(l.mixer)) {
-    put(mamba, names.a_log, {s.inner, s.n_state}, &LayerView::a2, Use::a_log);
-    put(mamba, names.d, {s.inner}, &LayerView::d);
-    put(mamba, names.dt_bias, {s.inner}, &LayerView::dt_bias);
+    const auto put_heads = [&](std::string_view name, std::vector<std::int64_t> more, const float* LayerView::* member, Use use) {
+      std::vector<std::int64_t> shape{s.inner};
+      if (names.heads_apart) shape = {s.scan_heads, s.inner / s.scan_heads};
+      shape.insert(shape.end(), more.begin(), more.end());
+      put(mamba, name, std::move(shape), member, use);
+      out.back().width = s.inner, out.back().heads = s.scan_heads;
+    };
+    put_heads(names.a_log, {s.n_state}, &LayerView::a2, Use::a_log);
+    put_heads(names.d, {}, &LayerView::d, Use::vector);
+    put_heads(names.dt_bias, {}, &LayerView::dt_bias, Use::vector);
     if (s.inner_norms && s.inner_norm_weights) {
       put(mamba, names.dt_norm, {s.dt_rank}, &LayerView::dt_norm);
       put(mamba, names.b_norm, {s.n_state}, &LayerView::b_norm);
@@ -95,9 +152,15 @@ inline std::vector<LayerTensor> layer_tensors(const SmallNames& names, const Run
     put(heads, names.k_norm, {s.qk_dim}, &LayerView::k_norm);
   }
   for (const Role role : layer_roles)
-    if (has_role(plan, layer, role) && has_bias(s, role))
-      out.push_back({component_name(s.family, role, layer) + ".bias", {extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows},
-                     Use::vector, nullptr, role});
+    if (has_role(plan, layer, role) && has_bias(s, role)) {
+      const Extent e = extent_of(s, l.mixer, owns_kv(plan.layers, layer), role);
+      const WeightSource source = source_of(reader, plan, {role, layer, e.rows, e.cols});
+      std::int64_t whole = 1;
+      for (std::size_t i = 0; i + 1 < source.shape.size(); ++i) whole *= source.shape[i];
+      out.push_back({source.tensor.substr(0, source.tensor.size() - std::string_view("weight").size()) + "bias", {whole}, Use::vector,
+                     nullptr, role, e.rows, 1, source.interleave, source.first_row});
+    }
+  if (has_experts(l.ffn)) put(at, names.router, {s.experts, s.hidden}, &LayerView::router);
   return out;
 }
 
@@ -145,6 +208,7 @@ inline RuntimePlan start_skeleton(const ModelConfig& c, Family family, Mixer mix
 
 /// The rules of a plan, as errors of the config.
 inline Result<RuntimePlan> finish_skeleton(const ModelConfig& c, RuntimePlan plan) {
+  plan.experts.resize(expert_index(plan, int(plan.layers.size()), 0));
   if (const auto fault = find_fault(plan)) return Error{ErrorCode::unsupported, c.path + ": " + fault->field, fault->expected, fault->found};
   return plan;
 }

@@ -19,6 +19,7 @@
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>
+#include <klens/kernel/route.hpp>
 #include <klens/kernel/scan.hpp>
 #include <klens/kernel/short_conv.hpp>
 #include <klens/kernel/softmax.hpp>
@@ -56,12 +57,13 @@ constexpr std::uint64_t layer_key(const AnyPlan& plan, int layer) {
     const LayerPlan& l = plan.layers[std::size_t(i)];
     return std::array{int(owns_kv(plan.layers, i)), int(l.mixer), int(l.ffn), int(l.scan.state), int(l.attention.state), int(l.conv.state)};
   };
-  const LayerPlan& l = plan.layers[std::size_t(layer)];
+  const auto key_of = [&plan](int i, Role role) {
+    return linear_key(precision_of(plan.layers[std::size_t(owner_of(plan.layers, i, role))], role));
+  };
   const auto same = [&](int other) {
-    const LayerPlan& o = plan.layers[std::size_t(other)];
     bool equal = kinds(layer) == kinds(other);
     for (const Role role : layer_roles)
-      equal = equal && (!has_role(plan, layer, role) || linear_key(precision_of(l, role)) == linear_key(precision_of(o, role)));
+      equal = equal && (!uses_role(plan, layer, role) || key_of(layer, role) == key_of(other, role));
     return equal;
   };
   int first = 0;
@@ -102,6 +104,18 @@ consteval auto site_formats() {
   for_each_state(Tag::plan, [&](const StateSite& site) { formats[n++].state = site.format; });
   return formats;
 }
+
+/// The linears of the plan by format, in a table that lacks all else.
+template <class Tag>
+inline constexpr KernelTable linears_of = [] {
+  KernelTable t = {};
+  [&t]<std::size_t... S>(std::index_sequence<S...>) {
+    constexpr auto all = site_formats<Tag>();
+    ((t.linear[int(codec_of(all[S]))][all[S].scheme.scale == Granularity::group][int(dot_kind_of(all[S]))] =
+          &linear<codec_of(all[S]), all[S].scheme.scale == Granularity::group, dot_kind_of(all[S])>), ...);
+  }(std::make_index_sequence<std::size_t(site_count<Tag>())>{});
+  return t;
+}();
 
 /// Runs the linear of a precision that is a constant.
 template <Precision P>
@@ -149,9 +163,10 @@ struct FixedOps {
 
   template <int First>
   KLENS_INLINE Precision precision(LayerOf<First>, Role role, const SiteView&) const {
-    return precision_of(Tag::plan.layers[First], role);
+    return precision_of(Tag::plan.layers[std::size_t(owner_of(Tag::plan.layers, First, role))], role);
   }
   KLENS_INLINE Precision precision(HeadSite, Role, const SiteView&) const { return head_precision; }
+  KLENS_INLINE Precision precision(decoder::ExpertOf, Role, const SiteView& site) const { return site.w.precision; }
 
   template <int First, class F>
   KLENS_INLINE void with_mixer(LayerOf<First>, const F& f) const {
@@ -169,15 +184,19 @@ struct FixedOps {
   KLENS_INLINE void linear(LayerOf<First>, Role role, const SiteView&, const LinearArgs& a) const {
     [&]<int... R>(std::integer_sequence<int, R...>) KLENS_INLINE_LAMBDA {
       (linear_at<First, Role(R)>(role, a), ...);
-    }(std::make_integer_sequence<int, int(Role::down_proj) + 1>{});
+    }(std::make_integer_sequence<int, role_count>{});
   }
   template <int First, Role R>
   KLENS_INLINE void linear_at(Role role, const LinearArgs& a) const {
-    if constexpr (has_role(Tag::plan, First, R))
-      if (role == R) fixed::linear_of_precision<precision_of(Tag::plan.layers[First], R)>(a);
+    if constexpr (uses_role(Tag::plan, First, R))
+      if (role == R) fixed::linear_of_precision<precision_of(Tag::plan.layers[std::size_t(owner_of(Tag::plan.layers, First, R))], R)>(a);
   }
   KLENS_INLINE void linear(HeadSite, Role, const SiteView&, const LinearArgs& a) const {
     fixed::linear_of_precision<head_precision>(a);
+  }
+
+  KLENS_INLINE void linear(decoder::ExpertOf, Role, const SiteView& site, const LinearArgs& a) const {
+    linear_of(fixed::linears_of<Tag>, site.w.precision)(a);
   }
 
   // embed looks up in one format; the table's kernel has all.
@@ -228,12 +247,8 @@ struct FixedProgram {
 
   /// A KernelTable of the formats that the plan uses.
   static constexpr KernelTable kernels(Level level) {
-    KernelTable t = {};
+    KernelTable t = fixed::linears_of<Tag>;
     t.level = level;
-    [&t]<std::size_t... S>(std::index_sequence<S...>) {
-      ((t.linear[int(codec_of(formats[S]))][formats[S].scheme.scale == Granularity::group][int(dot_kind_of(formats[S]))] =
-            &linear<codec_of(formats[S]), formats[S].scheme.scale == Granularity::group, dot_kind_of(formats[S])>), ...);
-    }(std::make_index_sequence<std::size_t(fixed::site_count<Tag>())>{});
 #define KLENS_ENTRY(name, Args) t.name = &FixedProgram::name##_entry;
     KLENS_KERNELS(KLENS_ENTRY)
 #undef KLENS_ENTRY

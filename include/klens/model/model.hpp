@@ -28,6 +28,7 @@ struct Component {
   Role role = Role::embedding;
   int layer = -1;               // -1: embedding, head
   int rows = 0, cols = 0;
+  int expert = -1;              // -1: of no expert
   std::int64_t parameters() const { return std::int64_t(rows) * cols; }
 };
 
@@ -45,6 +46,7 @@ struct LoadOptions {
 /// What goes into a packed file beside the weights.
 struct PackOptions {
   std::string tokenizer_json, plan_json, provenance;
+  std::string chat_json = {}, generation_json = {};   // PackedInfo
 };
 
 namespace detail {
@@ -70,7 +72,7 @@ class Model {
   bool is_random() const { return random_; }
   const PackedInfo* packed_info() const { return packed_ ? &packed_->info() : nullptr; }
 
-  /// In the order of plan/sites.hpp: embedding, head (if not tied), then in_proj .. down_proj of each layer.
+  /// In the order of plan/sites.hpp: embedding, head (if not tied), then in_proj .. down_proj of each layer, its experts last.
   std::span<const Component> components() const { return components_; }
   /// Index of a component, or -1.
   int find(std::string_view name) const {
@@ -171,7 +173,10 @@ class Model {
     } else if (c.role == Role::lm_head) {
       view_.head.w = weights;
     } else {
-      member_of(layers_[std::size_t(c.layer)], c.role).w = weights;
+      site_at(c).w = weights;
+      if (is_block_role(layers_[std::size_t(c.layer)].mixer, c.role))   // in every layer that shares the block
+        for (LayerView& layer : layers_)
+          if (layer.block_source == c.layer) member_of(layer, c.role).w = weights;
     }
     ++version_;
   }
@@ -185,7 +190,8 @@ class Model {
   RuntimePlan plan() const {
     RuntimePlan plan = skeleton_;
     for (int c = 0; c < int(components_.size()); ++c)
-      *klens::detail::precision_at(plan, components_[std::size_t(c)].role, components_[std::size_t(c)].layer) = precision(c);
+      *klens::detail::precision_at(plan, components_[std::size_t(c)].role, components_[std::size_t(c)].layer,
+                                   components_[std::size_t(c)].expert) = precision(c);
     for (int s = 0; s < int(states_.size()); ++s)
       set_state(plan, states_[std::size_t(s)].kind, states_[std::size_t(s)].layer, state_format(s));
     return plan;
@@ -199,6 +205,8 @@ class Model {
     return total;
   }
   std::int64_t small_payload_bytes() const { return small_bytes_; }
+  /// Every tensor that no format applies to, and every multiplier, as kernels read them.
+  std::span<const Buffer<float>> small_tensors() const { return buffers_; }
   std::int64_t parameters() const {
     std::int64_t total = small_parameters_;
     for (const Component& c : components_) total += c.parameters();
@@ -217,6 +225,8 @@ class Model {
 
   struct Slot {
     const TensorView* pristine = nullptr;
+    std::int64_t first_row = 0;    // of `pristine`: WeightSource
+    int interleave = 1;
     PackedMatrix matrix, mapped;   // in use; the packed file's
     PackedBuffer owned;
     Precision reference;
@@ -226,12 +236,19 @@ class Model {
   void list_states();
   Result<void> load_states();
   Result<void> check_state(const StateComponent& c, State format) const;
+  /// The site of a layer or of one of its experts.
+  SiteView& site_at(const Component& c) {
+    return c.expert < 0 ? member_of(layers_[std::size_t(c.layer)], c.role)
+                        : expert_member(experts_[expert_index(skeleton_, c.layer, c.expert)], c.role);
+  }
+  void lay_out_layers();
+  void share_block(int layer);
   Slot& slot(int component) { return slots_[std::size_t(component)]; }
   const Slot& slot(int component) const { return slots_[std::size_t(component)]; }
 
   const TensorView* find_tensor(std::string_view name) const { return packed_ ? packed_->tensor(name) : checkpoint_->find(name); }
   Result<const TensorView*> require(const std::string& name, std::span<const std::int64_t> shape) const;
-  Result<const float*> load_vector(const std::string& name, std::span<const std::int64_t> shape, Use use);
+  Result<const float*> load_vector(const LayerTensor& how);
   Result<const float*> load_meta();
   Result<void> load_scales();
   Result<void> load(bool packed);
@@ -249,6 +266,7 @@ class Model {
   std::vector<State> reference_states_;
   std::vector<Slot> slots_;
   std::vector<LayerView> layers_;
+  std::vector<ExpertView> experts_;          // as RuntimePlan::experts
   std::vector<Buffer<float>> buffers_;       // small tensors as kernels read them
   std::vector<const TensorView*> small_;     // as they lie in the file, in the order of plan/budget.hpp
   std::int64_t small_bytes_ = 0, small_parameters_ = 0;

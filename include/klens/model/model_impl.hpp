@@ -34,26 +34,28 @@ inline Result<const TensorView*> Model::require(const std::string& name, std::sp
   return t;
 }
 
-inline Result<const float*> Model::load_vector(const std::string& name, std::span<const std::int64_t> shape, Use use) {
-  KLENS_TRY(const TensorView* const t, require(name, shape));
+inline Result<const float*> Model::load_vector(const LayerTensor& how) {
+  KLENS_TRY(const TensorView* const t, require(how.name, how.shape));
   Buffer<float> values(std::size_t(t->count()));
   KLENS_OK(read_f32(*t, values.span()));
   for (std::size_t i = 0; i < values.size(); ++i)
     if (!std::isfinite(values[i]))
       return Error{ErrorCode::format, detail::place_of(*t), "finite values", std::to_string(values[i]) + " at " + std::to_string(i)};
-  small_.push_back(t);
-  small_bytes_ += packed_tensor_bytes(std::int64_t(t->data.size()));
-  small_parameters_ += t->count();
-  const std::int64_t width = shape[0], padded = round_up(width, lanes), columns = t->count() / width;
+  if (std::ranges::find(small_, t) == small_.end()) {   // halves of one bias
+    small_.push_back(t);
+    small_bytes_ += packed_tensor_bytes(std::int64_t(t->data.size()));
+    small_parameters_ += t->count();
+  }
+  const std::int64_t width = how.width, padded = how.padded(), columns = how.columns();
   Buffer<float> out(std::size_t(padded * columns));   // [columns][padded]: conv taps and states come first
   for (std::int64_t i = 0; i < width; ++i)
     for (std::int64_t k = 0; k < columns; ++k) {
-      float v = values[std::size_t(i * columns + k)];
-      if (use == Use::a_log) {
+      float v = values[std::size_t((how.first + WeightSource::interleaved_row(i, width, how.interleave)) * columns + k)];
+      if (how.use == Use::a_log) {
         v = det::decay_rate(v);
         if (!std::isfinite(v)) return Error{ErrorCode::overflow, detail::place_of(*t), "values below 88", "one above at row " + std::to_string(i)};
       }
-      out[std::size_t(k * padded + i)] = v;
+      out[std::size_t(k * padded + how.place(i))] = v;
     }
   buffers_.push_back(std::move(out));
   return buffers_.back().data();
@@ -82,6 +84,10 @@ inline Result<void> Model::load_scales() {
   const auto scale = reader_of(view_.shape.family).output_scale;
   if (scale == nullptr) return {};
   for (const Component& c : components_) {
+    if (c.expert > 0) {   // as the layer's first expert
+      site_at(c).scale = expert_member(experts_[expert_index(skeleton_, c.layer, 0)], c.role).scale;
+      continue;
+    }
     KLENS_TRY(const std::vector<float> values, scale(config_, skeleton_, c.role, c.layer));
     if (values.empty()) continue;
     Buffer<float> padded(std::size_t(round_up(c.rows, lanes)));
@@ -89,7 +95,7 @@ inline Result<void> Model::load_scales() {
     buffers_.push_back(std::move(padded));
     if (c.role == Role::embedding && view_.shape.tied_head) view_.head.scale = buffers_.back().data();
     else if (c.role == Role::lm_head) view_.head.scale = buffers_.back().data();
-    else if (c.layer >= 0) member_of(layers_[std::size_t(c.layer)], c.role).scale = buffers_.back().data();
+    else if (c.layer >= 0) site_at(c).scale = buffers_.back().data();
   }
   return {};
 }
@@ -150,8 +156,9 @@ inline Result<void> Model::load_component(int component) {
     bind(component, *m);
     return {};
   }
-  const std::int64_t extent[] = {c.rows, c.cols};
-  KLENS_TRY(slot.pristine, require(c.name + ".weight", extent));
+  const WeightSource source = source_of(reader_of(view_.shape.family), skeleton_, {c.role, c.layer, c.rows, c.cols, {}, c.expert});
+  KLENS_TRY(slot.pristine, require(source.tensor, source.shape));
+  slot.first_row = source.first_row, slot.interleave = source.interleave;
   slot.reference = detail::exact_format(slot.pristine->dtype);
   KLENS_TRY(slot.owned, quantize(component, slot.reference));
   bind(component, slot.owned.matrix());
@@ -160,7 +167,9 @@ inline Result<void> Model::load_component(int component) {
 
 inline Result<void> Model::check_names() const {
   std::vector<std::string> known;
-  for (const Component& c : components_) known.push_back(packed_ ? c.name : c.name + ".weight");
+  const FamilyReader& reader = reader_of(view_.shape.family);
+  for (const Component& c : components_)
+    known.push_back(packed_ ? c.name : source_of(reader, skeleton_, {c.role, c.layer, c.rows, c.cols, {}, c.expert}).tensor);
   for (const TensorView* t : small_) known.push_back(t->name);
   std::ranges::sort(known);
   const auto check = [&](std::string_view name) -> Result<void> {
@@ -176,28 +185,48 @@ inline Result<void> Model::check_names() const {
   return {};
 }
 
+/// A LayerView per layer of the skeleton, and the experts' behind them.
+inline void Model::lay_out_layers() {
+  layers_.resize(skeleton_.layers.size()), experts_.resize(skeleton_.experts.size());
+  view_.layers = layers_.data();
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    LayerView& layer = layers_[l];
+    const LayerPlan& plan = skeleton_.layers[l];
+    layer.window = plan.window, layer.kv_source = plan.kv_source, layer.mixer = plan.mixer, layer.ffn = plan.ffn;
+    layer.block_source = plan.block_source;
+    if (has_experts(plan.ffn)) layer.experts = experts_.data() + expert_index(skeleton_, int(l), 0);
+  }
+}
+
+/// What a layer that runs another's block takes from it beside the weights (bind).
+inline void Model::share_block(int layer) {
+  LayerView& to = layers_[std::size_t(layer)];
+  if (to.block_source < 0 || to.block_source == layer) return;
+  const LayerView& from = layers_[std::size_t(to.block_source)];
+  to.block_norm = from.block_norm, to.ffn_norm = from.ffn_norm;
+  for (const Role role : layer_roles)
+    if (is_block_role(to.mixer, role)) member_of(to, role).bias = member_of(from, role).bias;
+}
+
 inline Result<void> Model::load(bool packed) {
   KLENS_TRY(skeleton_, read_skeleton(config_));
   const Shape& s = view_.shape = skeleton_.shape;
   const FamilyReader& reader = reader_of(s.family);
-  layers_.resize(std::size_t(s.layers));
+  lay_out_layers();
   for_each_site(skeleton_, [this](const Site& site) {
-    components_.push_back({component_name(view_.shape.family, site.role, site.layer), site.role, site.layer, site.rows, site.cols});
+    components_.push_back({component_name(view_.shape.family, site.role, site.layer, site.expert), site.role, site.layer, site.rows, site.cols, site.expert});
   });
   slots_.resize(components_.size());
   list_states();
-  view_.layers = layers_.data();
   // Small tensors first: a checkpoint of another shape is refused before its projections are packed.
   for (int l = 0; l < s.layers; ++l) {
     LayerView& layer = layers_[std::size_t(l)];
-    const LayerPlan& plan = skeleton_.layers[std::size_t(l)];
-    layer.window = plan.window, layer.kv_source = plan.kv_source, layer.mixer = plan.mixer, layer.ffn = plan.ffn;
-    for (const LayerTensor& t : layer_tensors(reader.names, skeleton_, l)) {
-      KLENS_TRY(kept_in(layer, t), load_vector(t.name, t.shape, t.use));
+    for (const LayerTensor& t : layer_tensors(reader, skeleton_, l)) {
+      KLENS_TRY(kept_in(layer, t), load_vector(t));
     }
+    share_block(l);
   }
-  const std::int64_t hidden[] = {s.hidden};
-  KLENS_TRY(view_.final_norm, load_vector(std::string(reader.names.final_norm), hidden, Use::vector));
+  KLENS_TRY(view_.final_norm, load_vector({std::string(reader.names.final_norm), {s.hidden}, Use::vector, nullptr}));
   KLENS_TRY(view_.meta, load_meta());
   if (s.qk_dim > 0)   // both operations are exact to rounding in IEEE 754
     view_.attention_scale = s.attention_scale != 0 ? s.attention_scale : float(1.0 / std::sqrt(double(s.qk_dim)));
@@ -223,7 +252,7 @@ inline Result<void> Model::pristine_rows(int component, std::int64_t first, cons
                  detail::shape_text(out.rows, out.cols) + " from row " + std::to_string(first)};
   part.shape = {1, c.cols};
   for (std::int64_t r = 0; r < out.rows; ++r) {
-    part.data = t->data.subspan(std::size_t(first + r) * row_bytes, row_bytes);
+    part.data = t->data.subspan(std::size_t(slot(component).first_row + WeightSource::interleaved_row(first + r, c.rows, slot(component).interleave)) * row_bytes, row_bytes);
     KLENS_OK(read_f32(part, std::span(row(out, r), std::size_t(c.cols))));
   }
   return {};
@@ -267,6 +296,7 @@ inline Result<void> Model::write(const std::string& path, const PackOptions& opt
   PackedInfo info;
   info.config_json = config_.text, info.tokenizer_json = options.tokenizer_json, info.plan_json = options.plan_json;
   info.provenance = options.provenance, info.shape_hash = hash();
+  info.chat_json = options.chat_json, info.generation_json = options.generation_json;
   for (int s = 0; s < int(states_.size()); ++s)
     if (state_format(s) != State::f32) info.sites[states_[std::size_t(s)].name] = name_of(state_format(s));
   return write_packed(path, info, items);

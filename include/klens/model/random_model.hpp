@@ -51,6 +51,7 @@ inline float random_small(const LayerTensor& t, std::int64_t i, std::int64_t k, 
     const float a = t.shape.size() > 1 ? float(k + 1) : 1.0f + 15.0f * float(i) / float(t.shape[0]);
     return -a * 0x1.715476p+0f;
   }
+  if (t.member == &LayerView::router) return random() / float(std::sqrt(double(t.shape[1])));
   if (t.use == Use::conv) return 0.5f * random() / float(t.shape[2]);
   if (t.member == &LayerView::dt_bias) {   // log(exp(dt) - 1), dt = 0.001 * 100^u
     const double dt = 0.001 * det::pow(100.0, double(random.uniform()));
@@ -69,8 +70,7 @@ inline Result<Model> random_model(const RuntimePlan& plan, const std::string& li
   m.path_ = "random weights like " + like, m.random_ = true, m.skeleton_ = plan;
   const Shape& s = m.view_.shape = plan.shape;
   const FamilyReader& reader = reader_of(s.family);
-  m.layers_.resize(std::size_t(s.layers));
-  m.view_.layers = m.layers_.data();
+  m.lay_out_layers();
   detail::NearlyNormal random(1);
   const auto small = [&m](std::int64_t values) {
     m.small_bytes_ += packed_tensor_bytes(values * 2), m.small_parameters_ += values;
@@ -78,19 +78,18 @@ inline Result<Model> random_model(const RuntimePlan& plan, const std::string& li
   for (int l = 0; l < s.layers; ++l) {
     LayerView& layer = m.layers_[std::size_t(l)];
     const LayerPlan& from = plan.layers[std::size_t(l)];
-    layer.window = from.window, layer.kv_source = from.kv_source, layer.mixer = from.mixer, layer.ffn = from.ffn;
     layer.states = {from.attention.state, from.conv.state, from.scan.state};
-    for (const LayerTensor& t : layer_tensors(reader.names, plan, l)) {
-      std::int64_t columns = 1;
-      for (std::size_t d = 1; d < t.shape.size(); ++d) columns *= t.shape[d];
-      const std::int64_t width = t.shape[0], padded = round_up(width, lanes);
+    for (const LayerTensor& t : layer_tensors(reader, plan, l)) {
+      const std::int64_t width = t.width, padded = t.padded(), columns = t.columns();
       Buffer<float> values(std::size_t(padded * columns));
       for (std::int64_t i = 0; i < width; ++i)
-        for (std::int64_t k = 0; k < columns; ++k) values[std::size_t(k * padded + i)] = detail::random_small(t, i, k, random);
+        for (std::int64_t k = 0; k < columns; ++k)
+          values[std::size_t(k * padded + t.place(i))] = detail::random_small(t, i, k, random);
       small(width * columns);
       m.buffers_.push_back(std::move(values));
       kept_in(layer, t) = m.buffers_.back().data();
     }
+    m.share_block(l);
   }
   Buffer<float> final_norm(std::size_t(round_up(s.hidden, lanes)));
   std::fill_n(final_norm.data(), s.hidden, 1.0f);
@@ -113,7 +112,7 @@ inline Result<Model> random_model(const RuntimePlan& plan, const std::string& li
     const float size = site.role == Role::embedding ? 1.0f : float(1.0 / std::sqrt(double(site.cols) * (adds ? double(s.layers) : 1.0)));
     auto weights = detail::random_matrix(site.precision, site.rows, site.cols, size, seed++);
     if (!weights) return void(made = weights.error());
-    m.components_.push_back({component_name(s.family, site.role, site.layer), site.role, site.layer, site.rows, site.cols});
+    m.components_.push_back({component_name(s.family, site.role, site.layer, site.expert), site.role, site.layer, site.rows, site.cols, site.expert});
     Model::Slot slot;
     slot.reference = site.precision, slot.owned = *std::move(weights);
     m.slots_.push_back(std::move(slot));

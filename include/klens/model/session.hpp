@@ -38,6 +38,7 @@ struct Outputs {
   std::span<const Rows<float>> hidden = {};
   std::span<const Rows<float>> inputs =
       {};  // none, or one per layer of [meta + n, hidden]: what run_from() starts with
+  std::span<std::int64_t> routed = {};  // none, or [layers][experts]: rows that passed each expert are added
 };
 
 /// Floats from one logit row to the next.
@@ -327,6 +328,9 @@ class Session {
         wrong_taps(out.inputs, s.layers, std::int64_t(tokens) + std::max(s.meta - position_, 0)))
       return Error{ErrorCode::usage, where() + ": hidden states", "a matrix of all rows per layer",
                    "fewer rows or matrices"};
+    if (const std::size_t counters = std::size_t(s.layers) * std::size_t(s.experts); !out.routed.empty() && out.routed.size() != counters)
+      return Error{ErrorCode::usage, where() + ": routed", std::to_string(counters) + " counters, layers times experts",
+                   std::to_string(out.routed.size())};
     return {};
   }
 
@@ -348,7 +352,7 @@ class Session {
     const bool into_rows = out.logits.data != nullptr && out.logits.rows > 0;
     const int wanted = into_rows ? int(out.logits.rows) : 1;  // logits of the last so many tokens
     Span span{&state, nullptr, 0, 0, 0};
-    Pass pass{&model_->view(), &work_, program_.table, team_, &span, 1, 0};
+    Pass pass{&model_->view(), &work_, program_.table, team_, &span, 1, 0, out.routed.empty() ? nullptr : out.routed.data()};
     for (int done = 0; done < rows; done += pass.tokens) {
       span.position = before + done;
       span.tokens = pass.tokens = std::min(rows - done, work_.at.tokens);
@@ -361,6 +365,8 @@ class Session {
         for (int r = 0; r < pass.tokens; ++r)
           std::memcpy(work_.base + work_.at.x + r * stride, row(inputs[std::size_t(start)], done + r),
                       std::size_t(s.hidden) * sizeof(float));
+        for (int r = 0; work_.at.pair_stride > 0 && r < pass.tokens; ++r)   // shared blocks read the embedding's output too
+          std::memcpy(work_.base + work_.at.first + r * stride, row(inputs[0], done + r), std::size_t(s.hidden) * sizeof(float));
       }
       if (out.hidden.empty() && out.inputs.empty()) {
         program_.layers(pass, start, s.layers);

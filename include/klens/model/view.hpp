@@ -41,11 +41,17 @@ struct StateFormats {
   bool operator==(const StateFormats&) const = default;
 };
 
+/// One expert of a layer.
+struct ExpertView { SiteView gate_proj, up_proj, down_proj; };
+
 /// Parameters of one layer; vectors are padded with zeros to 16 (`p` below: round_up(inner, 16)).
 struct LayerView {
   SiteView in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
+  SiteView block_out, q_adapter_in, q_adapter_out, k_adapter_in, k_adapter_out, v_adapter_in, v_adapter_out;
+  SiteView ffn_adapter_in, gate_adapter_out, up_adapter_out;
   const float* input_norm = nullptr;    // [hidden]
-  const float* ffn_norm = nullptr;      // [hidden]
+  const float* ffn_norm = nullptr;      // [hidden]; of the ffn in a shared block too
+  const float* block_norm = nullptr;    // [2 hidden]: of a shared block's input
   const float* conv_weight = nullptr;   // [taps][round_up(conv_channels, 16)]
   const float* conv_bias = nullptr;     // [round_up(conv_channels, 16)] or nullptr
   const float* dt_norm = nullptr;       // [dt_rank]; nullptr: 1
@@ -53,17 +59,20 @@ struct LayerView {
   const float* c_norm = nullptr;        // [n_state]
   const float* dt_bias = nullptr;       // [p]; mamba2, as the next two: [round_up(ssm_heads, 16)]
   const float* a2 = nullptr;            // [n_state][p]: -exp(A_log) * log2(e)
-  const float* d = nullptr;             // [p]
+  const float* d = nullptr;             // [p]; with several scan heads these three have scan_channels() columns
   const float* attention_norm = nullptr;  // [p]
   const float* scan_norm = nullptr;     // [p]
   const float* gated_norm = nullptr;    // [p]: of mamba2, behind the gate
   const float* q_norm = nullptr;        // [qk_dim]
   const float* k_norm = nullptr;        // [qk_dim]
+  const float* router = nullptr;        // [hidden][round_up(experts, 16)]
+  const ExpertView* experts = nullptr;  // [experts]
   Mixer mixer = Mixer::hymba;
   Ffn ffn = Ffn::swiglu;
   StateFormats states;
   int window = 0;                       // 0: global
   int kv_source = 0;                    // layer whose K and V it reads; its own index: it makes them
+  int block_source = -1;                // layer whose shared block it runs
 };
 
 KLENS_INLINE constexpr const SiteView& site_of(const LayerView& l, Role role) { return member_of(l, role); }
@@ -106,7 +115,7 @@ KLENS_INLINE constexpr StateExtent state_extent(const Shape& s, Mixer mixer, boo
   StateExtent e;
   if (own_kv && has_attention(mixer)) e.kv = kv_bytes_per_layer(f.kv, s.kv_heads, s.qk_dim, s.v_dim, capacity);
   if (has_conv(mixer)) e.conv = conv_state_bytes(f.conv, conv_channels(s, mixer), s.conv_taps);
-  if (has_scan(mixer)) e.scan = round_up(scan_state_bytes(f.scan, s.inner, s.n_state), 64);
+  if (has_scan(mixer)) e.scan = round_up(scan_state_bytes(f.scan, scan_channels(s), s.n_state), 64);
   if (has_ssd(mixer)) e.scan = round_up(ssd_state_bytes(f.scan, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
   return e;
 }
@@ -123,7 +132,7 @@ KLENS_INLINE LayerState layer_state(unsigned char* memory, const Shape& s, Mixer
   if (has_conv(mixer))
     l.conv = at, l.conv_scales = floats_at(conv_scales_offset(f.conv, conv_channels(s, mixer), s.conv_taps));
   at += e.conv;
-  if (has_scan(mixer)) l.scan = at, l.scan_scales = floats_at(scan_scales_at(f.scan, s.inner, s.n_state));
+  if (has_scan(mixer)) l.scan = at, l.scan_scales = floats_at(scan_scales_at(f.scan, scan_channels(s), s.n_state));
   if (has_ssd(mixer)) {
     const int width = s.inner / s.ssm_heads;
     l.scan = at, l.decay = floats_at(ssd_decays_at(f.scan, s.ssm_heads, width, s.n_state));
@@ -170,6 +179,13 @@ struct WorkspaceLayout {
   std::int64_t absmax = 0, absmax_stride = 0;   // of the rows of down_proj or x_proj, a maximum per 16 columns
   std::int64_t attention_scratch = 0, attention_scratch_stride = 0, linear_scratch = 0;
   std::int64_t partial = 0;             // of attention in partitions; several threads only
+  std::int64_t logits = 0, chosen = 0, weight = 0;   // RouteArgs
+  std::int64_t routed_rows = 0, routed_weight = 0;   // of the tokens of one expert
+  std::int64_t gathered = 0, expert = 0;             // their rows of `normed`, and what the expert gives
+  // Shared blocks: the embedding's output; [x | embedding] and its norm; the block's output on its way; of adapters q, k, v.
+  std::int64_t first = 0, pair = 0, pair_normed = 0, block = 0, adapter = 0;
+  std::int64_t pair_stride = 0, adapter_stride = 0;
+  std::int64_t heads_x = 0, heads_dt = 0, heads_z = 0, heads_y = 0, heads_scan_stride = 0;   // several scan heads: run_scan_heads
   std::int64_t floats = 0;              // of the arena
 };
 
@@ -193,7 +209,8 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   std::int64_t columns = 0;
   for (const auto& [used, mixer] : {std::pair{uses.hymba, Mixer::hymba}, {uses.scan, Mixer::mamba}, {uses.ssd, Mixer::mamba2},
                                     {uses.qkvo, Mixer::attention}, {uses.short_conv, Mixer::short_conv},
-                                    {uses.ssd && uses.qkvo, Mixer::parallel}})
+                                    {uses.ssd && uses.qkvo, Mixer::parallel}, {uses.scan && uses.block, Mixer::block_mamba},
+                                    {uses.ssd && uses.block, Mixer::block_mamba2}})
     if (used) columns = widest(columns, in_columns(s, mixer, true).total);
   w.in_stride = row_stride(columns + lanes);
   w.inner_stride = row_stride(s.inner);
@@ -202,8 +219,12 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   w.small_stride = row_stride(extent_of(s, Mixer::mamba, true, Role::x_proj).rows + lanes);
   w.rank_stride = row_stride(s.dt_rank);
   w.state_stride = row_stride(s.n_state);
-  w.ffn_stride = row_stride(s.ffn);
+  w.ffn_stride = row_stride(widest(s.ffn, s.expert_ffn));
   w.act_stride = widest(widest(w.hidden_stride, w.inner_stride), widest(widest(w.ffn_stride, w.rank_stride), w.heads_stride));
+  if (uses.block) {
+    w.pair_stride = row_stride(2 * std::int64_t(s.hidden)), w.adapter_stride = row_stride(s.adapter_rank);
+    w.act_stride = widest(w.act_stride, widest(w.pair_stride, w.adapter_stride));
+  }
   const std::int64_t t = tokens;
   std::int64_t used = 0;
   w.x = take(used, t * w.hidden_stride);
@@ -219,11 +240,34 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   }
   if (uses.attention) w.attention = take(used, t * w.heads_stride);
   if (uses.conv()) w.scan = take(used, t * w.inner_stride);
-  if (uses.ffn) {
+  if (uses.ffn || uses.experts) {
     w.gate = take(used, t * w.ffn_stride);
     w.up = take(used, t * w.ffn_stride);
   }
-  w.absmax_stride = div_up(widest(s.ffn, s.inner), lanes);
+  if (uses.block) {
+    w.first = take(used, t * w.hidden_stride);
+    w.pair = take(used, t * w.pair_stride);
+    w.pair_normed = take(used, t * w.pair_stride);
+    w.block = take(used, t * w.hidden_stride);
+    w.adapter = take(used, 3 * t * w.adapter_stride);
+  }
+  if (uses.scan && s.scan_heads > 1) {
+    w.heads_scan_stride = row_stride(scan_channels(s));
+    w.heads_x = take(used, t * w.heads_scan_stride);
+    w.heads_dt = take(used, t * w.heads_scan_stride);
+    w.heads_z = take(used, t * w.heads_scan_stride);
+    w.heads_y = take(used, t * w.heads_scan_stride);
+  }
+  if (uses.experts) {
+    w.logits = take(used, t * round_up(s.experts, lanes));
+    w.chosen = take(used, t * s.experts_used);
+    w.weight = take(used, t * round_up(s.experts_used, lanes));
+    w.routed_rows = take(used, t);
+    w.routed_weight = take(used, t);
+    w.gathered = take(used, t * w.hidden_stride);
+    w.expert = take(used, t * w.hidden_stride);
+  }
+  w.absmax_stride = div_up(widest(widest(s.ffn, s.expert_ffn), s.inner), lanes);
   w.absmax = take(used, t * w.absmax_stride);
   w.q8 = take(used, div_up(t * w.act_stride, 4));
   w.q16 = take(used, div_up(t * w.act_stride, 2));
@@ -265,6 +309,7 @@ struct Pass {
   const Span* spans = nullptr;
   int span_count = 0;
   int tokens = 0;
+  std::int64_t* routed = nullptr;       // [layers][experts]: tokens of each expert are added, where not null
 };
 
 /// Three steps of a pass, as function pointers: the generic way (model/generic.hpp) or a specialised build's. `x`, the residual

@@ -24,8 +24,9 @@ constexpr std::int64_t linear_bytes(const AnyPlan& plan) {
   return total;
 }
 
-/// Calls visit(values) for every tensor that no format applies to. Per layer: norms of the residual stream; of a convolution
-/// weight and bias; A_log, D and dt bias of a scan; the norms inside the mixer; biases of linears; then the final norm and the meta tokens.
+/// Calls visit(values) for every tensor that no format applies to. Per layer: norms of the residual stream and of its shared block; of a convolution
+/// weight and bias; A_log, D and dt bias of a scan; the norms inside the mixer; biases of linears; the router of
+/// experts; then the final norm and the meta tokens.
 template <class AnyPlan, class Visit>
 constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
   const Shape& s = plan.shape;
@@ -34,6 +35,8 @@ constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
     const LayerPlan& l = plan.layers[std::size_t(layer)];
     const std::int64_t inner = s.inner, channels = conv_channels(s, l.mixer);
     some(l.mixer != Mixer::none, s.hidden);
+    some(l.block_source == layer, 2 * std::int64_t(s.hidden));
+    some(l.block_source == layer, s.hidden);
     some(l.ffn != Ffn::none, s.hidden);
     some(has_conv(l.mixer), channels * s.conv_taps);
     some(has_conv(l.mixer) && s.conv_bias, channels);
@@ -49,6 +52,7 @@ constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
     for (int i = 0; i < 2; ++i) some(has_attention(l.mixer) && s.qk_norm, s.qk_dim);
     for (const Role role : layer_roles)
       some(has_role(plan, layer, role) && has_bias(s, role), extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows);
+    some(has_experts(l.ffn), std::int64_t(s.experts) * s.hidden);
   }
   visit(std::int64_t(s.hidden));
   some(s.meta > 0, std::int64_t(s.meta) * s.hidden);
@@ -94,7 +98,7 @@ KLENS_INLINE constexpr std::int64_t conv_bytes(const Shape& s, const LayerPlan& 
   return has_conv(l.mixer) ? conv_state_bytes(l.conv.state, conv_channels(s, l.mixer), s.conv_taps) : 0;
 }
 KLENS_INLINE constexpr std::int64_t scan_bytes(const Shape& s, const LayerPlan& l) {
-  if (has_scan(l.mixer)) return round_up(scan_state_bytes(l.scan.state, s.inner, s.n_state), 64);
+  if (has_scan(l.mixer)) return round_up(scan_state_bytes(l.scan.state, scan_channels(s), s.n_state), 64);
   if (has_ssd(l.mixer)) return round_up(ssd_state_bytes(l.scan.state, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
   return 0;
 }

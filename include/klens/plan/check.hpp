@@ -31,6 +31,10 @@ template <Field Where> void must_be_2_to_4();
 template <Field Where> void must_be_a_positive_number();
 template <Field Where> void must_be_a_layer_not_after_its_reader();
 template <Field Where> void must_be_a_layer_with_its_own_kv();
+template <Field Where> void must_be_a_layer_with_its_own_block();
+template <Field Where> void must_be_at_most_512();
+template <Field Where> void must_be_at_most_experts();
+template <Field Where> void must_equal_the_number_of_expert_plans();
 template <Field Where> void scheme_zero_point_must_be_false();
 template <Field Where> void scheme_scale_must_be_row_or_group();
 template <Field Where> void scheme_scale_of_a_float_grid_must_be_row();
@@ -69,6 +73,10 @@ constexpr void raise_at(Rule rule) {
     case Rule::must_be_a_positive_number: must_be_a_positive_number<Where>(); break;
     case Rule::must_be_a_layer_not_after_its_reader: must_be_a_layer_not_after_its_reader<Where>(); break;
     case Rule::must_be_a_layer_with_its_own_kv: must_be_a_layer_with_its_own_kv<Where>(); break;
+    case Rule::must_be_a_layer_with_its_own_block: must_be_a_layer_with_its_own_block<Where>(); break;
+    case Rule::must_be_at_most_512: must_be_at_most_512<Where>(); break;
+    case Rule::must_be_at_most_experts: must_be_at_most_experts<Where>(); break;
+    case Rule::must_equal_the_number_of_expert_plans: must_equal_the_number_of_expert_plans<Where>(); break;
     case Rule::scheme_zero_point_must_be_false: scheme_zero_point_must_be_false<Where>(); break;
     case Rule::scheme_scale_must_be_row_or_group: scheme_scale_must_be_row_or_group<Where>(); break;
     case Rule::scheme_scale_of_a_float_grid_must_be_row: scheme_scale_of_a_float_grid_must_be_row<Where>(); break;
@@ -94,7 +102,7 @@ constexpr void raise(const Finding& f, std::integer_sequence<int, F...>) {
   ((int(f.field) == F ? raise_at<Field(F)>(f.rule) : void()), ...);
 }
 
-/// The layer as a template argument, for the same reason.
+/// The layer (of an expert: its index) as a template argument, for the same reason.
 template <int Layer>
 constexpr void in_layer(const Finding& f) {
   raise(f, std::make_integer_sequence<int, field_count>{});
@@ -103,14 +111,14 @@ constexpr void in_layer(const Finding& f) {
 }  // namespace fault
 
 /// The plan itself. A broken rule is a compile error that names the field: `inline constexpr auto plan = klens::checked(...)`.
-template <std::size_t Layers>
-consteval Plan<Layers> checked(Plan<Layers> plan) {
+template <std::size_t Layers, std::size_t Experts>
+consteval Plan<Layers, Experts> checked(Plan<Layers, Experts> plan) {
   const Finding f = first_finding(plan);
   if (f.rule == Rule::none) return plan;
   if (f.layer < 0) fault::raise(f, std::make_integer_sequence<int, field_count>{});
   [&f]<int... L>(std::integer_sequence<int, L...>) {
     ((f.layer == L ? fault::in_layer<L>(f) : void()), ...);
-  }(std::make_integer_sequence<int, int(Layers)>{});
+  }(std::make_integer_sequence<int, int(Layers > Experts ? Layers : Experts)>{});
   return plan;
 }
 

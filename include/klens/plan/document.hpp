@@ -22,12 +22,14 @@ struct RuntimePlan {
   Precision embedding = {};
   std::vector<LayerPlan> layers;
   Precision lm_head = {};
+  std::vector<ExpertPlan> experts = {};
   bool operator==(const RuntimePlan&) const = default;
 };
 
-template <std::size_t Layers>
-RuntimePlan runtime_plan(const Plan<Layers>& plan) {
-  return {plan.shape, plan.embedding, {plan.layers.begin(), plan.layers.end()}, plan.lm_head};
+template <std::size_t Layers, std::size_t Experts>
+RuntimePlan runtime_plan(const Plan<Layers, Experts>& plan) {
+  return {plan.shape, plan.embedding, {plan.layers.begin(), plan.layers.end()}, plan.lm_head,
+          {plan.experts.begin(), plan.experts.end()}};
 }
 
 /// The choice for a state component: nothing but its format.
@@ -70,9 +72,10 @@ inline double bits_per_weight(const PlanDocument& document) { return bits_per_we
 
 namespace detail {
 
-inline Precision* precision_at(RuntimePlan& plan, Role role, int layer) {
+inline Precision* precision_at(RuntimePlan& plan, Role role, int layer, int expert = -1) {
   if (role == Role::embedding) return &plan.embedding;
   if (role == Role::lm_head) return &plan.lm_head;
+  if (expert >= 0) return &expert_member(plan.experts[expert_index(plan, layer, expert)], role);
   return &member_of(plan.layers[std::size_t(layer)], role);
 }
 
@@ -120,13 +123,13 @@ inline Result<PlanDocument> make_plan(std::string model, RuntimePlan skeleton, s
   };
   const Family family = document.plan.shape.family;
   for (Site& site : sites) {
-    PlanEntry entry{component_name(family, site.role, site.layer), site.precision, 0, std::nullopt, "not chosen: as given"};
+    PlanEntry entry{component_name(family, site.role, site.layer, site.expert), site.precision, 0, std::nullopt, "not chosen: as given"};
     KLENS_OK(choose(entry));
     Finding finding;
     detail::weight_rules(entry.format, field_of(site.role), -1, finding);
     KLENS_OK(check(entry, finding));
     site.precision = entry.format;
-    *detail::precision_at(document.plan, site.role, site.layer) = entry.format;
+    *detail::precision_at(document.plan, site.role, site.layer, site.expert) = entry.format;
     KLENS_OK(count(entry, site_bytes(site), format_name(entry.format)));
     document.entries.push_back(std::move(entry));
   }

@@ -89,6 +89,10 @@ constexpr void for_each_shape_member(Visit&& visit) {
   visit("attention_bias", &Shape::attention_bias), visit("ffn_bias", &Shape::ffn_bias);
   visit("inner_norm_eps", &Shape::inner_norm_eps), visit("dt_min", &Shape::dt_min), visit("dt_max", &Shape::dt_max);
   visit("embedding_scale", &Shape::embedding_scale), visit("attention_scale", &Shape::attention_scale);
+  visit("experts", &Shape::experts), visit("experts_used", &Shape::experts_used), visit("expert_ffn", &Shape::expert_ffn);
+  visit("softmax_of_all", &Shape::softmax_of_all);
+  visit("adapter_rank", &Shape::adapter_rank), visit("attention_adapters", &Shape::attention_adapters);
+  visit("scan_heads", &Shape::scan_heads);
 }
 
 namespace detail {
@@ -114,7 +118,9 @@ inline std::string shape_text(const Shape& s) {
 
 inline std::string role_name(Role role) {
   constexpr const char* names[] = {"embedding", "lm_head", "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj",
-                                   "o_proj", "gate_proj", "up_proj", "down_proj"};
+                                   "o_proj", "gate_proj", "up_proj", "down_proj", "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in",
+                                   "k_adapter_out", "v_adapter_in", "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out"};
+  static_assert(sizeof names / sizeof *names == role_count);
   return names[int(role)];
 }
 
@@ -147,13 +153,14 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
          "#pragma once\n\n"
          "#include <klens/plan/budget.hpp>\n#include <klens/plan/check.hpp>\n#include <klens/plan/formats.hpp>\n\n"
          "namespace klens_plan {\n\nusing namespace klens::formats;\n\n";
-  out += "inline constexpr auto " + constant + " = klens::checked(klens::Plan<" + std::to_string(plan.layers.size()) + ">{\n";
+  out += "inline constexpr auto " + constant + " = klens::checked(klens::Plan<" + std::to_string(plan.layers.size()) +
+         (plan.experts.empty() ? "" : ", " + std::to_string(plan.experts.size())) + ">{\n";
   const auto n = [](const char* field, int value) { return std::string(".") + field + " = " + std::to_string(value); };
   const std::string gap(15, ' ');
   out += shape_text(s);
 
   std::size_t next = 0, next_state = 0;
-  std::string head;
+  std::string head, experts;
   out += choice_line("    ", "embedding", document.entries[next++]);
   if (!s.tied_head) head = choice_line("    ", "lm_head", document.entries[next++]);
   out += "    .layers = {{\n";
@@ -164,15 +171,23 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
            (l.kv_source == int(i) ? "" : ", K and V of layer " + std::to_string(l.kv_source)) + "\n";
     for (const Role role : layer_roles)
       if (has_role(plan, int(i), role)) out += choice_line("         ", role_name(role), document.entries[next++]);
+    for (int e = 0; has_experts(l.ffn) && e < s.experts; ++e) {
+      experts += "        {  // layer " + std::to_string(i) + ", expert " + std::to_string(e) + "\n";
+      for (const Role role : expert_roles) experts += choice_line("         ", role_name(role), document.entries[next++]);
+      experts += "        },\n";
+    }
     const PlanEntry* states[3] = {};   // scan, conv, kv: those that the layer owns
     for (const StateKind kind : state_kinds)
       if (has_state(l.mixer, owns_kv(plan.layers, int(i)), kind)) states[int(kind)] = &document.states[next_state++];
     out += state_line("         ", "scan", l.scan.state, states[int(StateKind::scan)]);
     out += state_line("         ", "attention", l.attention.state, states[int(StateKind::kv)]);
     out += state_line("         ", "conv", l.conv.state, states[int(StateKind::conv)]);
-    out += "         .mixer = klens::Mixer::" + std::string(name_of(l.mixer)) + ", .ffn = klens::Ffn::" + std::string(name_of(l.ffn)) + "},\n";
+    out += "         .mixer = klens::Mixer::" + std::string(name_of(l.mixer)) + ", .ffn = klens::Ffn::" + std::string(name_of(l.ffn)) +
+           (l.block_source < 0 ? "" : ", .block_source = " + std::to_string(l.block_source)) + "},\n";
   }
-  out += "    }},\n" + head + "});\n\n";
+  out += "    }},\n" + head;
+  if (!plan.experts.empty()) out += "    .experts = {{\n" + experts + "    }},\n";
+  out += "});\n\n";
   out += "/// Norms, conv, A_log, D, biases and meta tokens, as the checkpoint has them.\ninline constexpr std::int64_t " + constant +
          "_small_bytes = " + std::to_string(document.small_bytes) + ";\n";
   out += "static_assert(klens::weight_bytes(" + constant + ", " + constant + "_small_bytes) == " +

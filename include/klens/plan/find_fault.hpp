@@ -38,6 +38,11 @@ inline RuleText text_of(Rule rule) {
     case Rule::must_be_a_positive_number: return {"", "a positive finite number in range"};
     case Rule::must_be_a_layer_not_after_its_reader: return {"", "0 .. the layer's own index"};
     case Rule::must_be_a_layer_with_its_own_kv: return {"", "a layer whose kv_source is itself"};
+    case Rule::must_be_a_layer_with_its_own_block:
+      return {"", "-1, or in a layer with a shared block: one not after it, whose block_source is itself"};
+    case Rule::must_be_at_most_512: return {"", "at most 512"};
+    case Rule::must_be_at_most_experts: return {"", "at most experts"};
+    case Rule::must_equal_the_number_of_expert_plans: return {"", "the number of entries of 'experts', over all layers"};
     case Rule::scheme_zero_point_must_be_false: return {".scheme.zero_point", "false (no asymmetric layout)"};
     case Rule::scheme_scale_must_be_row_or_group: return {".scheme.scale", "row or group"};
     case Rule::scheme_scale_of_a_float_grid_must_be_row: return {".scheme.scale", "row (a float grid has no scales)"};
@@ -63,14 +68,18 @@ inline std::string path_of(Field field, int layer) {
       "shape.layers", "shape.hidden", "shape.vocab", "shape.heads", "shape.kv_heads", "shape.qk_dim", "shape.v_dim", "shape.inner",
       "shape.n_state", "shape.conv_taps", "shape.dt_rank", "shape.ffn", "shape.meta", "shape.norm_eps", "shape.rope_theta",
       "shape.rotary_dim", "shape.ssm_heads", "shape.ssm_groups", "shape.norm_groups", "shape.inner_norm_eps", "shape.dt_min",
-      "shape.embedding_scale", "shape.attention_scale",
+      "shape.embedding_scale", "shape.attention_scale", "shape.experts", "shape.experts_used", "shape.expert_ffn",
+      "shape.adapter_rank", "shape.scan_heads",
       "embedding", "lm_head",
-      "mixer", "ffn", "window", "kv_source",
+      "mixer", "ffn", "window", "kv_source", "block_source",
       "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
-      "scan", "conv", "attention"};
+      "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in", "k_adapter_out", "v_adapter_in", "v_adapter_out",
+      "ffn_adapter_in", "gate_adapter_out", "up_adapter_out",
+      "scan", "conv", "attention", "gate_proj", "up_proj", "down_proj"};
   static_assert(sizeof names / sizeof *names == field_count);
   const std::string name = names[int(field)];
-  return layer < 0 ? name : "layers[" + std::to_string(layer) + "]." + name;
+  const bool expert = int(field) >= int(Field::experts_gate_proj);
+  return layer < 0 ? name : std::string(expert ? "experts[" : "layers[") + std::to_string(layer) + "]." + name;
 }
 
 inline std::string found_text(const Finding& f) {

@@ -11,10 +11,11 @@ namespace klens {
 
 /// As config.json says them in "model_type".
 inline constexpr std::array<std::string_view, family_count> family_names = {
-    "hymba", "mamba", "falcon_mamba", "mamba2", "lfm2", "falcon_h1", "bamba", "nemotron_h"};
+    "hymba", "mamba", "falcon_mamba", "mamba2", "lfm2", "falcon_h1", "bamba", "nemotron_h", "jamba", "granitemoehybrid",
+    "zamba", "zamba2"};
 inline constexpr std::array<std::string_view, mixer_count> mixer_names = {
-    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel"};
-inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2"};
+    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2"};
+inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2", "moe", "moe_shared"};
 
 constexpr std::string_view name_of(Family f) { return family_names[std::size_t(f)]; }
 constexpr std::string_view name_of(Mixer m) { return mixer_names[std::size_t(m)]; }
@@ -34,6 +35,7 @@ struct FamilyNames {
   std::string_view mamba, attention, ffn;                // prefixes inside a layer
   std::string_view x_proj = "x_proj", dt_proj = "dt_proj", o_proj = "o_proj";
   std::string_view gate = "gate_proj", up = "up_proj", down = "down_proj";
+  std::string_view experts = "feed_forward.experts.";    // before an expert's number
 };
 
 constexpr FamilyNames names_of(Family family) {
@@ -49,8 +51,18 @@ constexpr FamilyNames names_of(Family family) {
     case Family::lfm2:
       return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "conv.", .attention = "self_attn.",
               .ffn = "feed_forward.", .o_proj = "out_proj", .gate = "w1", .up = "w3", .down = "w2"};
+    case Family::granitemoehybrid:   // fused in its files: FamilyReader::source
+      return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "mamba.", .attention = "self_attn.",
+              .ffn = "shared_mlp.", .experts = "block_sparse_moe.experts."};
+    case Family::zamba:   // where its files keep them: FamilyReader::source
+      return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "mamba.", .attention = "shared_transf.self_attn.",
+              .ffn = "shared_transf.feed_forward."};
+    case Family::zamba2:
+      return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "mamba.",
+              .attention = "shared_transformer.self_attn.", .ffn = "shared_transformer.feed_forward."};
     case Family::falcon_h1:
-    case Family::bamba: break;
+    case Family::bamba:
+    case Family::jamba: break;
   }
   return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "mamba.", .attention = "self_attn.", .ffn = "feed_forward."};
 }
@@ -60,9 +72,11 @@ inline std::string layer_prefix(Family family, int layer) {
   return std::string(names_of(family).layers) + std::to_string(layer) + ".";
 }
 
-/// The checkpoint's name of a site, without ".weight": "model.layers.3.mamba.x_proj.0".
-inline std::string component_name(Family family, Role role, int layer) {
+/// The checkpoint's name of a site, without ".weight": "model.layers.3.mamba.x_proj.0". `expert`: -1, or a linear of that expert.
+inline std::string component_name(Family family, Role role, int layer, int expert = -1) {
   const FamilyNames n = names_of(family);
+  std::string ffn(n.ffn);
+  if (expert >= 0) ffn = std::string(n.experts) + std::to_string(expert) + ".";
   const auto in_layer = [&](std::string_view block, std::string_view rest) {
     return layer_prefix(family, layer) + std::string(block) + std::string(rest);
   };
@@ -77,9 +91,19 @@ inline std::string component_name(Family family, Role role, int layer) {
     case Role::k_proj: return in_layer(n.attention, "k_proj");
     case Role::v_proj: return in_layer(n.attention, "v_proj");
     case Role::o_proj: return in_layer(n.attention, n.o_proj);
-    case Role::gate_proj: return in_layer(n.ffn, n.gate);
-    case Role::up_proj: return in_layer(n.ffn, n.up);
-    case Role::down_proj: return in_layer(n.ffn, n.down);
+    case Role::gate_proj: return in_layer(ffn, n.gate);
+    case Role::up_proj: return in_layer(ffn, n.up);
+    case Role::down_proj: return in_layer(ffn, n.down);
+    case Role::block_out: return in_layer("", "linear");
+    case Role::q_adapter_in: return in_layer(n.attention, "linear_q_adapter.0");
+    case Role::q_adapter_out: return in_layer(n.attention, "linear_q_adapter.1");
+    case Role::k_adapter_in: return in_layer(n.attention, "linear_k_adapter.0");
+    case Role::k_adapter_out: return in_layer(n.attention, "linear_k_adapter.1");
+    case Role::v_adapter_in: return in_layer(n.attention, "linear_v_adapter.0");
+    case Role::v_adapter_out: return in_layer(n.attention, "linear_v_adapter.1");
+    case Role::ffn_adapter_in: return in_layer(ffn, "gate_up_proj_adapter.0");
+    case Role::gate_adapter_out: return in_layer(ffn, "gate_proj_adapter.1");
+    case Role::up_adapter_out: return in_layer(ffn, "up_proj_adapter.1");
   }
   return {};
 }

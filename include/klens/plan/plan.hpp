@@ -11,8 +11,9 @@
 namespace klens {
 
 /// Names and config of a checkpoint (model/families.hpp). What its layers compute is in Mixer, Ffn and Shape.
-enum class Family : std::uint8_t { hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h };
-inline constexpr int family_count = 8;
+enum class Family : std::uint8_t { hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h, jamba, granitemoehybrid,
+                                   zamba, zamba2 };
+inline constexpr int family_count = 12;
 
 /// What mixes the tokens of a layer (equations: model/decoder.hpp).
 enum class Mixer : std::uint8_t {
@@ -23,11 +24,19 @@ enum class Mixer : std::uint8_t {
   attention,
   short_conv,   // LFM2's gated short convolution
   parallel,     // mamba2 and attention of one normed input, both added to the residual stream
+  block_mamba,  // a transformer block whose weights several layers share, then mamba (Zamba)
+  block_mamba2, // the same, then mamba2 (Zamba2)
 };
-inline constexpr int mixer_count = 7;
+inline constexpr int mixer_count = 9;
 
-enum class Ffn : std::uint8_t { none, swiglu, relu2 };
-inline constexpr int ffn_count = 3;
+enum class Ffn : std::uint8_t {
+  none, swiglu, relu2,
+  moe,          // mixture of experts, each a SwiGLU
+  moe_shared,   // the same, and a SwiGLU that every token passes
+};
+inline constexpr int ffn_count = 5;
+
+inline constexpr int most_experts = 512;   // of a layer
 
 /// Sizes of a model, in the field's names. Two models of equal Shape and layer shapes run the same specialised program.
 /// Sizes that no layer uses are 0.
@@ -51,35 +60,56 @@ struct Shape {
   float inner_norm_eps = 0;
   float dt_min = 0, dt_max = 0;                         // mamba2: limits of dt after softplus; 0, 0: none
   float embedding_scale = 1, attention_scale = 0;       // 0: 1 / sqrt(qk_dim)
+  int experts = 0, experts_used = 0, expert_ffn = 0;    // moe: experts of a layer, those a token passes, width of one
+  bool softmax_of_all = false;                          // moe: weights are softmax over all experts; else over those used
+  int adapter_rank = 0;                                 // shared block: rank of what each layer adds to gate and up; 0: nothing
+  bool attention_adapters = false;                      // and to q, k and v
+  int scan_heads = 1;                                   // mamba: heads of inner / scan_heads channels, each with its own dt, B, C
   bool operator==(const Shape&) const = default;
 };
 
 /// What one layer does, and in which precision. window 0: global attention. kv_source: the layer whose K and V it reads
-/// (itself: own). Linears that the layer does not have (has_role) are not read.
+/// (itself: own). block_source: the layer whose shared block it runs (itself: own; -1: none). Linears that the layer does not
+/// have (has_role) are not read.
 struct LayerPlan {
   int window = 0;
   int kv_source = 0;
   Precision in_proj = {}, x_proj = {}, dt_proj = {}, out_proj = {}, q_proj = {}, k_proj = {}, v_proj = {}, o_proj = {};
   Precision gate_proj = {}, up_proj = {}, down_proj = {};
+  Precision block_out = {};                             // of a shared block's output, the layer's own; as its adapters are
+  Precision q_adapter_in = {}, q_adapter_out = {}, k_adapter_in = {}, k_adapter_out = {}, v_adapter_in = {}, v_adapter_out = {};
+  Precision ffn_adapter_in = {}, gate_adapter_out = {}, up_adapter_out = {};
   Precision scan = {}, attention = {}, conv = {};       // state only: of the scan, K and V, the convolution's last inputs
   Mixer mixer = Mixer::hymba;
   Ffn ffn = Ffn::swiglu;
+  int block_source = -1;
   bool operator==(const LayerPlan&) const = default;
 };
 
-template <std::size_t Layers>
+/// The formats of one expert of one layer.
+struct ExpertPlan {
+  Precision gate_proj = {}, up_proj = {}, down_proj = {};
+  bool operator==(const ExpertPlan&) const = default;
+};
+
+/// Experts: of all layers that have some, layer by layer.
+template <std::size_t Layers, std::size_t Experts = 0>
 struct Plan {
   Shape shape = {};
   Precision embedding = {};                             // and head, where tied
   std::array<LayerPlan, Layers> layers = {};
   Precision lm_head = {};                               // read only where the head is not tied
+  std::array<ExpertPlan, Experts> experts = {};         // expert_index()
   bool operator==(const Plan&) const = default;
 };
 
 /// The linears of a layer, in the order of the forward pass, and the model's own two.
 enum class Role : std::uint8_t {
-  embedding, lm_head, in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj
+  embedding, lm_head, in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj,
+  block_out, q_adapter_in, q_adapter_out, k_adapter_in, k_adapter_out, v_adapter_in, v_adapter_out,
+  ffn_adapter_in, gate_adapter_out, up_adapter_out
 };
+inline constexpr int role_count = int(Role::up_adapter_out) + 1;
 
 /// Member of a per-layer aggregate (LayerPlan, LayerView) with one member per linear, by role.
 template <class PerLayer>
@@ -95,24 +125,51 @@ KLENS_INLINE constexpr auto& member_of(PerLayer& l, Role role) {
     case Role::gate_proj: return l.gate_proj;
     case Role::up_proj: return l.up_proj;
     case Role::down_proj: return l.down_proj;
+    case Role::block_out: return l.block_out;
+    case Role::q_adapter_in: return l.q_adapter_in;
+    case Role::q_adapter_out: return l.q_adapter_out;
+    case Role::k_adapter_in: return l.k_adapter_in;
+    case Role::k_adapter_out: return l.k_adapter_out;
+    case Role::v_adapter_in: return l.v_adapter_in;
+    case Role::v_adapter_out: return l.v_adapter_out;
+    case Role::ffn_adapter_in: return l.ffn_adapter_in;
+    case Role::gate_adapter_out: return l.gate_adapter_out;
+    case Role::up_adapter_out: return l.up_adapter_out;
     default: return l.in_proj;
   }
 }
 
 KLENS_INLINE constexpr const Precision& precision_of(const LayerPlan& l, Role role) { return member_of(l, role); }
 
+/// Member of a per-expert aggregate (ExpertPlan, ExpertView), by role.
+template <class PerExpert>
+KLENS_INLINE constexpr auto& expert_member(PerExpert& e, Role role) {
+  return role == Role::gate_proj ? e.gate_proj : role == Role::up_proj ? e.up_proj : e.down_proj;
+}
+
+/// A transformer block that layers share, before its mamba.
+KLENS_INLINE constexpr bool has_block(Mixer m) { return m == Mixer::block_mamba || m == Mixer::block_mamba2; }
 KLENS_INLINE constexpr bool has_attention(Mixer m) {
-  return m == Mixer::hymba || m == Mixer::attention || m == Mixer::parallel;
+  return m == Mixer::hymba || m == Mixer::attention || m == Mixer::parallel || has_block(m);
 }
 /// A scan of Mamba-1, its x_proj and dt_proj.
-KLENS_INLINE constexpr bool has_scan(Mixer m) { return m == Mixer::hymba || m == Mixer::mamba; }
-KLENS_INLINE constexpr bool has_ssd(Mixer m) { return m == Mixer::mamba2 || m == Mixer::parallel; }
+KLENS_INLINE constexpr bool has_scan(Mixer m) { return m == Mixer::hymba || m == Mixer::mamba || m == Mixer::block_mamba; }
+KLENS_INLINE constexpr bool has_ssd(Mixer m) { return m == Mixer::mamba2 || m == Mixer::parallel || m == Mixer::block_mamba2; }
 KLENS_INLINE constexpr bool has_conv(Mixer m) { return has_scan(m) || has_ssd(m) || m == Mixer::short_conv; }
+KLENS_INLINE constexpr bool has_experts(Ffn f) { return f == Ffn::moe || f == Ffn::moe_shared; }
+/// A gated ffn that every token passes.
+KLENS_INLINE constexpr bool has_swiglu(Ffn f) { return f == Ffn::swiglu || f == Ffn::moe_shared; }
 /// Linears of their own for q, k, v and the output of the heads.
-KLENS_INLINE constexpr bool has_qkvo(Mixer m) { return m == Mixer::attention || m == Mixer::parallel; }
+KLENS_INLINE constexpr bool has_qkvo(Mixer m) { return m == Mixer::attention || m == Mixer::parallel || has_block(m); }
 
-/// Whether a layer has a linear of a role. own_kv: it makes its K and V.
-KLENS_INLINE constexpr bool has_role(Mixer mixer, Ffn ffn, bool own_kv, Role role) {
+/// Whether a linear belongs to the block of a layer that has one: stored once for all that share it.
+KLENS_INLINE constexpr bool is_block_role(Mixer mixer, Role role) {
+  return has_block(mixer) && role >= Role::q_proj && role <= Role::down_proj;
+}
+
+/// Whether a layer runs a linear of a role, beside those of its experts. own_kv: it makes its K and V.
+KLENS_INLINE constexpr bool has_role(const Shape& s, Mixer mixer, Ffn ffn, bool own_kv, Role role) {
+  if (is_block_role(mixer, role)) return true;
   switch (role) {
     case Role::in_proj:
     case Role::out_proj: return has_conv(mixer);
@@ -122,9 +179,19 @@ KLENS_INLINE constexpr bool has_role(Mixer mixer, Ffn ffn, bool own_kv, Role rol
     case Role::o_proj: return has_qkvo(mixer);
     case Role::k_proj:
     case Role::v_proj: return has_qkvo(mixer) && own_kv;
-    case Role::gate_proj: return ffn == Ffn::swiglu;
+    case Role::gate_proj: return has_swiglu(ffn);
     case Role::up_proj:
-    case Role::down_proj: return ffn != Ffn::none;
+    case Role::down_proj: return has_swiglu(ffn) || ffn == Ffn::relu2;
+    case Role::block_out: return has_block(mixer);
+    case Role::ffn_adapter_in:
+    case Role::gate_adapter_out:
+    case Role::up_adapter_out: return has_block(mixer) && s.adapter_rank > 0;
+    case Role::q_adapter_in:
+    case Role::q_adapter_out:
+    case Role::k_adapter_in:
+    case Role::k_adapter_out:
+    case Role::v_adapter_in:
+    case Role::v_adapter_out: return has_block(mixer) && s.adapter_rank > 0 && s.attention_adapters;
     default: return false;
   }
 }
@@ -154,29 +221,50 @@ KLENS_INLINE constexpr int conv_channels(const Shape& s, Mixer mixer) {
   return !has_conv(mixer) ? 0 : s.inner + (has_ssd(mixer) ? 2 * s.ssm_groups * s.n_state : 0);
 }
 
+/// Channels of the state of a Mamba-1 scan: each head's from a multiple of 32 on, so that its rows are inputs of linears.
+KLENS_INLINE constexpr int scan_channels(const Shape& s) {
+  return s.scan_heads == 1 ? s.inner : s.scan_heads * ((s.inner / s.scan_heads + 31) / 32 * 32);
+}
+
 KLENS_INLINE constexpr int qkv_columns(const Shape& s, bool own_kv) {
   return s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0);
 }
 
 KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv, Role role) {
+  const int wide = has_block(mixer) ? 2 * s.hidden : s.hidden;   // what q, k and v read
   switch (role) {
     case Role::in_proj:
       if (mixer == Mixer::hymba) return {qkv_columns(s, own_kv) + 2 * s.inner, s.hidden};
       if (mixer == Mixer::short_conv) return {3 * s.inner, s.hidden};
       if (has_ssd(mixer)) return {2 * s.inner + 2 * s.ssm_groups * s.n_state + s.ssm_heads, s.hidden};
       return {2 * s.inner, s.hidden};
-    case Role::x_proj: return {s.dt_rank + 2 * s.n_state, s.inner};
+    case Role::x_proj: return {s.scan_heads * (s.dt_rank + 2 * s.n_state), s.inner / s.scan_heads};
     case Role::dt_proj: return {s.inner, s.dt_rank};
     case Role::out_proj: return {s.hidden, s.inner};
-    case Role::q_proj: return {s.heads * s.qk_dim, s.hidden};
-    case Role::k_proj: return {s.kv_heads * s.qk_dim, s.hidden};
-    case Role::v_proj: return {s.kv_heads * s.v_dim, s.hidden};
+    case Role::q_proj: return {s.heads * s.qk_dim, wide};
+    case Role::k_proj: return {s.kv_heads * s.qk_dim, wide};
+    case Role::v_proj: return {s.kv_heads * s.v_dim, wide};
+    case Role::q_adapter_in:
+    case Role::k_adapter_in:
+    case Role::v_adapter_in: return {s.adapter_rank, wide};
+    case Role::q_adapter_out: return {s.heads * s.qk_dim, s.adapter_rank};
+    case Role::k_adapter_out: return {s.kv_heads * s.qk_dim, s.adapter_rank};
+    case Role::v_adapter_out: return {s.kv_heads * s.v_dim, s.adapter_rank};
+    case Role::ffn_adapter_in: return {s.adapter_rank, s.hidden};
+    case Role::gate_adapter_out:
+    case Role::up_adapter_out: return {s.ffn, s.adapter_rank};
+    case Role::block_out: return {s.hidden, s.hidden};
     case Role::o_proj: return {s.hidden, s.heads * s.v_dim};
     case Role::gate_proj:
     case Role::up_proj: return {s.ffn, s.hidden};
     case Role::down_proj: return {s.hidden, s.ffn};
     default: return {s.vocab, s.hidden};
   }
+}
+
+/// Rows and columns of a linear of an expert.
+KLENS_INLINE constexpr Extent expert_extent(const Shape& s, Role role) {
+  return role == Role::down_proj ? Extent{s.hidden, s.expert_ffn} : Extent{s.expert_ffn, s.hidden};
 }
 
 }  // namespace klens

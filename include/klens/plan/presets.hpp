@@ -14,6 +14,7 @@ constexpr AnyPlan uniform(AnyPlan plan, const Precision& precision) {
   for (int l = 0; l < int(plan.layers.size()); ++l)
     for (const Role role : layer_roles)
       if (has_role(plan, l, role)) member_of(plan.layers[std::size_t(l)], role) = precision;
+  for (ExpertPlan& e : plan.experts) e = {precision, precision, precision};
   return plan;
 }
 

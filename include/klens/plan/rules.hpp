@@ -26,6 +26,10 @@ enum class Rule : std::uint8_t {
   must_be_a_positive_number,
   must_be_a_layer_not_after_its_reader,
   must_be_a_layer_with_its_own_kv,
+  must_be_a_layer_with_its_own_block,
+  must_be_at_most_512,
+  must_be_at_most_experts,
+  must_equal_the_number_of_expert_plans,
   scheme_zero_point_must_be_false,
   scheme_scale_must_be_row_or_group,
   scheme_scale_of_a_float_grid_must_be_row,
@@ -49,14 +53,18 @@ enum class Field : std::uint8_t {
   shape_layers, shape_hidden, shape_vocab, shape_heads, shape_kv_heads, shape_qk_dim, shape_v_dim, shape_inner,
   shape_n_state, shape_conv_taps, shape_dt_rank, shape_ffn, shape_meta, shape_norm_eps, shape_rope_theta, shape_rotary_dim,
   shape_ssm_heads, shape_ssm_groups, shape_norm_groups, shape_inner_norm_eps, shape_dt_min, shape_embedding_scale,
-  shape_attention_scale,
+  shape_attention_scale, shape_experts, shape_experts_used, shape_expert_ffn,
+  shape_adapter_rank, shape_scan_heads,
   embedding, lm_head,
-  layers_mixer, layers_ffn, layers_window, layers_kv_source,
+  layers_mixer, layers_ffn, layers_window, layers_kv_source, layers_block_source,
   layers_in_proj, layers_x_proj, layers_dt_proj, layers_out_proj, layers_q_proj, layers_k_proj, layers_v_proj, layers_o_proj,
   layers_gate_proj, layers_up_proj, layers_down_proj,
+  layers_block_out, layers_q_adapter_in, layers_q_adapter_out, layers_k_adapter_in, layers_k_adapter_out, layers_v_adapter_in,
+  layers_v_adapter_out, layers_ffn_adapter_in, layers_gate_adapter_out, layers_up_adapter_out,
   layers_scan, layers_conv, layers_attention,
+  experts_gate_proj, experts_up_proj, experts_down_proj,
 };
-inline constexpr int field_count = int(Field::layers_attention) + 1;
+inline constexpr int field_count = int(Field::experts_down_proj) + 1;
 
 constexpr Field field_of(Role role) {
   if (role == Role::embedding) return Field::embedding;
@@ -64,7 +72,11 @@ constexpr Field field_of(Role role) {
   return Field(int(Field::layers_in_proj) + int(role) - int(Role::in_proj));
 }
 
-/// The first broken rule, or Rule::none. `layer` is -1 outside layers; `found` is the offending number (an enumerator's value
+constexpr Field expert_field_of(Role role) {
+  return Field(int(Field::experts_gate_proj) + int(role) - int(Role::gate_proj));
+}
+
+/// The first broken rule, or Rule::none. `layer` is -1 outside layers, the index in `experts` of an expert's field; `found` is the offending number (an enumerator's value
 /// for enumerations; 0 for the two floats of Shape).
 struct Finding {
   Rule rule = Rule::none;
@@ -124,6 +136,16 @@ constexpr void shape_rules(const Shape& s, std::int64_t layer_plans, const Uses&
   rule(s.dt_min >= 0, Rule::must_not_be_negative, Field::shape_dt_min, 0);
   rule(s.dt_max == 0 || s.dt_min <= s.dt_max, Rule::must_not_be_above_dt_max, Field::shape_dt_min, 0);
   size(s.ffn, Field::shape_ffn, uses.ffn);
+  size(s.experts, Field::shape_experts, uses.experts);
+  size(s.experts_used, Field::shape_experts_used, uses.experts);
+  size(s.expert_ffn, Field::shape_expert_ffn, uses.experts);
+  rule(s.experts <= most_experts, Rule::must_be_at_most_512, Field::shape_experts, s.experts);
+  if (uses.block) rule(s.adapter_rank >= 0, Rule::must_not_be_negative, Field::shape_adapter_rank, s.adapter_rank);
+  else size(s.adapter_rank, Field::shape_adapter_rank, false);
+  rule(s.adapter_rank <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_adapter_rank, s.adapter_rank);
+  size(s.scan_heads, Field::shape_scan_heads);
+  if (uses.scan && s.scan_heads > 0) rule(s.inner % s.scan_heads == 0, Rule::must_divide_inner, Field::shape_scan_heads, s.scan_heads);
+  rule(s.experts_used <= s.experts, Rule::must_be_at_most_experts, Field::shape_experts_used, s.experts_used);
   rule(s.meta >= 0, Rule::must_not_be_negative, Field::shape_meta, s.meta);
   rule(s.meta <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_meta, s.meta);
   rule(s.norm_eps > 0 && s.norm_eps < 1, Rule::must_be_a_positive_number, Field::shape_norm_eps, 0);
@@ -184,8 +206,12 @@ constexpr void layer_rules(const AnyPlan& plan, int index, Finding& first) {
   if (known)
     require(first, owns_kv(layers, l.kv_source) && has_attention(layers[std::size_t(l.kv_source)].mixer) == has_attention(l.mixer),
             Rule::must_be_a_layer_with_its_own_kv, Field::layers_kv_source, index, l.kv_source);
+  const bool block = has_block(l.mixer) ? l.block_source >= 0 && l.block_source <= index : l.block_source == -1;
+  require(first, block && (!has_block(l.mixer) || (layers[std::size_t(l.block_source)].block_source == l.block_source &&
+                                                   layers[std::size_t(l.block_source)].mixer == l.mixer)),
+          Rule::must_be_a_layer_with_its_own_block, Field::layers_block_source, index, l.block_source);
   for (const Role role : layer_roles)
-    if (has_role(plan, index, role)) weight_rules(precision_of(l, role), field_of(role), index, first);
+    if (first.rule == Rule::none && has_role(plan, index, role)) weight_rules(precision_of(l, role), field_of(role), index, first);
   state_rules(StateKind::scan, l.scan, index, first);
   state_rules(StateKind::conv, l.conv, index, first);
   state_rules(StateKind::kv, l.attention, index, first);
@@ -214,6 +240,12 @@ constexpr Finding first_finding(const AnyPlan& plan) {
   if (!plan.shape.tied_head) detail::weight_rules(plan.lm_head, Field::lm_head, -1, first);
   for (int layer = 0; layer < int(plan.layers.size()) && first.rule == Rule::none; ++layer)
     detail::layer_rules(plan, layer, first);
+  const std::int64_t experts = std::int64_t(expert_layers_before(plan.layers, int(plan.layers.size()))) * plan.shape.experts;
+  detail::require(first, std::int64_t(plan.experts.size()) == experts, Rule::must_equal_the_number_of_expert_plans, Field::shape_experts, -1,
+                  std::int64_t(plan.experts.size()));
+  for (int e = 0; e < int(plan.experts.size()) && first.rule == Rule::none; ++e)
+    for (const Role role : expert_roles)
+      detail::weight_rules(expert_member(plan.experts[std::size_t(e)], role), expert_field_of(role), e, first);
   return first;
 }
 

@@ -9,17 +9,24 @@
 
 namespace klens {
 
-/// The linears of one layer, in the order of the forward pass.
+/// The linears of one layer, in the order of the forward pass; those around a shared block last.
 inline constexpr Role layer_roles[] = {Role::in_proj, Role::x_proj, Role::dt_proj, Role::out_proj,
                                        Role::q_proj, Role::k_proj, Role::v_proj, Role::o_proj,
-                                       Role::gate_proj, Role::up_proj, Role::down_proj};
+                                       Role::gate_proj, Role::up_proj, Role::down_proj,
+                                       Role::block_out, Role::q_adapter_in, Role::q_adapter_out, Role::k_adapter_in,
+                                       Role::k_adapter_out, Role::v_adapter_in, Role::v_adapter_out,
+                                       Role::ffn_adapter_in, Role::gate_adapter_out, Role::up_adapter_out};
 
-/// One linear of a plan. `layer` is -1 for the model's own two.
+/// The linears of an expert, in the same order.
+inline constexpr Role expert_roles[] = {Role::gate_proj, Role::up_proj, Role::down_proj};
+
+/// One linear of a plan. `layer` is -1 for the model's own two, `expert` -1 for all that are no expert's.
 struct Site {
   Role role = Role::embedding;
   int layer = -1;
   int rows = 0, cols = 0;
   Precision precision = {};
+  int expert = -1;
 };
 
 template <class Layers>
@@ -27,9 +34,24 @@ KLENS_INLINE constexpr bool owns_kv(const Layers& layers, int layer) {
   return layers[std::size_t(layer)].kv_source == layer;
 }
 
+/// Layers with experts among those before `layer`.
+template <class Layers>
+constexpr int expert_layers_before(const Layers& layers, int layer) {
+  int count = 0;
+  for (int l = 0; l < layer; ++l) count += has_experts(layers[std::size_t(l)].ffn);
+  return count;
+}
+
+/// Where a plan keeps an expert of a layer among its `experts`.
+template <class AnyPlan>
+constexpr std::size_t expert_index(const AnyPlan& plan, int layer, int expert) {
+  return std::size_t(expert_layers_before(plan.layers, layer) * plan.shape.experts + expert);
+}
+
 /// What the layers of a model have between them. `Layers`: of LayerPlan, or of anything with its mixer and ffn.
 struct Uses {
-  bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false;
+  bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false, experts = false;
+  bool block = false;
   KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv; }
 };
 
@@ -38,31 +60,53 @@ constexpr Uses uses_of(const Layers& layers) {
   Uses u;
   for (const auto& l : layers) {
     u.attention |= has_attention(l.mixer), u.scan |= has_scan(l.mixer), u.ssd |= has_ssd(l.mixer);
-    u.short_conv |= l.mixer == Mixer::short_conv, u.ffn |= l.ffn != Ffn::none, u.hymba |= l.mixer == Mixer::hymba;
-    u.qkvo |= has_qkvo(l.mixer);
+    u.short_conv |= l.mixer == Mixer::short_conv, u.hymba |= l.mixer == Mixer::hymba, u.qkvo |= has_qkvo(l.mixer);
+    u.ffn |= has_swiglu(l.ffn) || l.ffn == Ffn::relu2 || has_block(l.mixer), u.experts |= has_experts(l.ffn);
+    u.block |= has_block(l.mixer);
   }
   return u;
 }
 
-/// Whether layer `layer` of a plan has a linear of this role.
-template <class AnyPlan>
-KLENS_INLINE constexpr bool has_role(const AnyPlan& plan, int layer, Role role) {
-  const LayerPlan& l = plan.layers[std::size_t(layer)];
-  return has_role(l.mixer, l.ffn, owns_kv(plan.layers, layer), role);
+/// The layer whose linear of this role layer `layer` runs: itself, or where it shares a block, the block's.
+template <class Layers>
+KLENS_INLINE constexpr int owner_of(const Layers& layers, int layer, Role role) {
+  const auto& l = layers[std::size_t(layer)];
+  return is_block_role(l.mixer, role) ? l.block_source : layer;
 }
 
-/// Calls visit(Site) for the embedding, the head where it is not tied, and every linear of every layer.
+/// Whether layer `layer` of a plan runs a linear of this role, its own or a shared block's.
+template <class AnyPlan>
+KLENS_INLINE constexpr bool uses_role(const AnyPlan& plan, int layer, Role role) {
+  const LayerPlan& l = plan.layers[std::size_t(layer)];
+  return has_role(plan.shape, l.mixer, l.ffn, owns_kv(plan.layers, layer), role);
+}
+
+/// Whether it owns it: every linear has one owner.
+template <class AnyPlan>
+KLENS_INLINE constexpr bool has_role(const AnyPlan& plan, int layer, Role role) {
+  return uses_role(plan, layer, role) && owner_of(plan.layers, layer, role) == layer;
+}
+
+/// Calls visit(Site) for the embedding, the head where it is not tied, and every linear of every layer, experts last.
 template <class AnyPlan, class Visit>
 constexpr void for_each_site(const AnyPlan& plan, Visit&& visit) {
   const Extent table = extent_of(plan.shape, Mixer::none, true, Role::embedding);
   visit(Site{Role::embedding, -1, table.rows, table.cols, plan.embedding});
   if (!plan.shape.tied_head) visit(Site{Role::lm_head, -1, table.rows, table.cols, plan.lm_head});
-  for (int layer = 0; layer < int(plan.layers.size()); ++layer)
+  std::size_t next = 0;
+  for (int layer = 0; layer < int(plan.layers.size()); ++layer) {
+    const LayerPlan& l = plan.layers[std::size_t(layer)];
     for (const Role role : layer_roles) {
       if (!has_role(plan, layer, role)) continue;
-      const Extent e = extent_of(plan.shape, plan.layers[std::size_t(layer)].mixer, owns_kv(plan.layers, layer), role);
-      visit(Site{role, layer, e.rows, e.cols, precision_of(plan.layers[std::size_t(layer)], role)});
+      const Extent e = extent_of(plan.shape, l.mixer, owns_kv(plan.layers, layer), role);
+      visit(Site{role, layer, e.rows, e.cols, precision_of(l, role)});
     }
+    for (int expert = 0; has_experts(l.ffn) && expert < plan.shape.experts; ++expert, ++next)
+      for (const Role role : expert_roles) {
+        const Extent e = expert_extent(plan.shape, role);
+        visit(Site{role, layer, e.rows, e.cols, expert_member(plan.experts[next], role), expert});
+      }
+  }
 }
 
 /// What a layer keeps of earlier tokens: the state of its scan (Mamba-1 or -2), the last inputs of its convolution, K and V.
@@ -123,7 +167,13 @@ constexpr std::uint64_t shape_hash(const Shape& s, const Layers& layers) {
     mix(value);
   for (const float value : {s.norm_eps, s.rope_theta, s.inner_norm_eps, s.dt_min, s.dt_max, s.embedding_scale, s.attention_scale})
     mix(std::bit_cast<std::uint32_t>(value));
+  if (s.experts > 0)
+    for (const int value : {s.experts, s.experts_used, s.expert_ffn, int(s.softmax_of_all)}) mix(value);
+  if (s.adapter_rank > 0)
+    for (const int value : {s.adapter_rank, int(s.attention_adapters)}) mix(value);
+  if (s.scan_heads > 1) mix(s.scan_heads);
   for (const auto& layer : layers) {
+    if (layer.block_source >= 0) mix(layer.block_source);
     mix(layer.window);
     mix(layer.kv_source);
     mix(int(layer.mixer) << 8 | int(layer.ffn));

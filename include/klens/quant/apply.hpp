@@ -97,7 +97,7 @@ inline Result<void> apply_plan(Model& model, const RuntimePlan& plan, ApplyNotes
                  "one of others (hash " + std::to_string(shape_hash(plan)) + ")"};
   std::vector<FormatChoice> choices;
   for_each_site(plan, [&](const Site& site) {
-    choices.push_back({component_name(plan.shape.family, site.role, site.layer), site.precision});
+    choices.push_back({component_name(plan.shape.family, site.role, site.layer, site.expert), site.precision});
   });
   std::vector<State> states;
   for_each_state(plan, [&](const StateSite& site) { states.push_back(site.format); });

@@ -31,6 +31,36 @@ VARIANTS = {
                                     layers_block_type=["mlp", "linear_attention", "full_attention", "linear_attention"], mamba_num_heads=6,
                                     mamba_head_dim=10, n_groups=3, ssm_state_size=20, conv_kernel=3, chunk_size=8, time_step_min=0.1,
                                     use_conv_bias=False, use_bias=True, mlp_bias=True),
+    "jamba": t.JambaConfig(hidden_size=40, intermediate_size=12, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=1, attn_layer_period=3,
+                           attn_layer_offset=1, expert_layer_period=3, expert_layer_offset=0, num_experts=5, num_experts_per_tok=3, mamba_d_state=12,
+                           mamba_d_conv=3, mamba_dt_rank=5, mamba_proj_bias=True, rms_norm_eps=1e-4),
+    "jamba.top1": t.JambaConfig(hidden_size=48, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, attn_layer_period=2,
+                                attn_layer_offset=1, expert_layer_period=3, expert_layer_offset=1, num_experts=3, num_experts_per_tok=1, mamba_d_state=20,
+                                mamba_d_conv=2, mamba_expand=1, mamba_dt_rank=5, mamba_conv_bias=False, tie_word_embeddings=True),
+    "granitemoehybrid": t.GraniteMoeHybridConfig(hidden_size=40, intermediate_size=20, shared_intermediate_size=28, num_hidden_layers=3, num_attention_heads=4,
+                                                 num_key_value_heads=2, layer_types=["linear_attention", "full_attention", "linear_attention"],
+                                                 num_local_experts=5, num_experts_per_tok=3, position_embedding_type="rope",
+                                                 rope_parameters={"rope_type": "default", "rope_theta": 3e4}, attention_bias=True, embedding_multiplier=2.5,
+                                                 residual_multiplier=0.7, attention_multiplier=0.3, logits_scaling=1.9, mamba_n_heads=4, mamba_d_head=10,
+                                                 mamba_n_groups=2, mamba_d_state=12, mamba_d_conv=3, mamba_expand=1, mamba_chunk_size=8, mamba_proj_bias=True,
+                                                 time_step_limit=(0.05, 0.6), rms_norm_eps=1e-4, tie_word_embeddings=False),
+    "granitemoehybrid.dense": t.GraniteMoeHybridConfig(hidden_size=40, intermediate_size=20, shared_intermediate_size=52, num_hidden_layers=4,
+                                                       num_attention_heads=5, layer_types=["attention", "mamba", "mamba", "attention"],
+                                                       num_local_experts=0, num_experts_per_tok=0, position_embedding_type="nope", embedding_multiplier=3.5,
+                                                       residual_multiplier=0.6, attention_multiplier=0.2, logits_scaling=2.3, mamba_n_heads=4,
+                                                       mamba_d_state=20, mamba_conv_bias=False, mamba_chunk_size=8, tie_word_embeddings=True),
+    "zamba": t.ZambaConfig(hidden_size=40, intermediate_size=52, num_hidden_layers=4, layers_block_type=["hybrid", "linear_attention", "hybrid", "hybrid"],
+                           num_attention_heads=4, num_key_value_heads=2, n_mamba_heads=1, mamba_d_state=12, mamba_d_conv=3, mamba_expand=1, mamba_dt_rank=5,
+                           mamba_conv_bias=False, mamba_proj_bias=True, rms_norm_eps=1e-4),
+    "zamba.untied": t.ZambaConfig(hidden_size=30, intermediate_size=36, num_hidden_layers=5, attn_layer_period=2, attn_layer_offset=1, num_attention_heads=3,
+                                  num_key_value_heads=3, n_mamba_heads=3, mamba_d_state=12, mamba_expand=1, mamba_dt_rank="auto", tie_word_embeddings=False),
+    "zamba2": t.Zamba2Config(hidden_size=36, intermediate_size=28, num_hidden_layers=4, layers_block_type=["linear_attention", "hybrid", "hybrid", "hybrid"],
+                             num_attention_heads=4, num_mem_blocks=2, use_shared_attention_adapter=True, adapter_rank=6, use_mem_rope=True,
+                             rope_parameters={"rope_type": "default", "rope_theta": 5e4}, add_bias_linear=True, n_mamba_heads=6, mamba_ngroups=2,
+                             mamba_d_state=12, mamba_d_conv=3, mamba_expand=1, chunk_size=8),
+    "zamba2.plain": t.Zamba2Config(hidden_size=40, intermediate_size=44, num_hidden_layers=3, layers_block_type=["linear_attention", "hybrid", "hybrid"],
+                                   num_attention_heads=4, num_key_value_heads=2, adapter_rank=5, n_mamba_heads=5, mamba_d_state=20, time_step_min=0.3,
+                                   chunk_size=8, rms_norm_eps=1e-2),
 }
 
 
@@ -38,7 +68,7 @@ def disturb(name, p, g):
     noise = torch.randn(p.shape, generator=g)
     if name.endswith("A_log"):
         return p + 0.3 * noise
-    if name.endswith(("dt_bias", "dt_proj.bias")):
+    if name.endswith(("dt_bias", "dt_proj.bias", "dt_proj_bias")):
         return noise - 1
     if "norm" in name and p.dim() == 1 or name.endswith(".D"):
         return 1 + 0.3 * noise

@@ -124,12 +124,25 @@ class Model:
         self.names = gguf.get_tensor_name_map(arch, 64)
         self.manifest = []
 
-    def add(self, source, steps=(), kind=T.F32):
-        """steps: ["neg_exp"], ["scale", s], ["scale_rows", first, last, s], ["permute", heads], ["shape", ...]."""
+    def add(self, source, steps=(), kind=T.F32, name=None, parts=None, shape=None):
+        """steps: ["neg_exp"], ["scale", s], ["scale_rows", first, last, s], ["permute", heads], ["shape", ...]. `parts`: what a tensor
+        of several is put together of, [source, first value, values] each, in the given shape and under the given name."""
+        if parts:
+            t = np.concatenate([self.tensors[p[0]].reshape(-1)[p[1]:p[1] + p[2]] for p in parts]).reshape(shape).astype(np.float32)
+            self.put(name, {"parts": parts}, (), kind, t)
+            return
         t = self.tensors[source].astype(np.float32)
         key = source[:-len("dt_bias")] + "dt_proj.bias" if source.endswith("dt_bias") else source
-        name = self.names.get_name(key, try_suffixes=(".weight", ".bias"))
+        name = name or self.names.get_name(key, try_suffixes=(".weight", ".bias"))
         assert name, source
+        self.put(name, {"source": source}, steps, kind, t)
+
+    def block(self, tensor, layer):
+        """llama.cpp's name of a tensor of a layer."""
+        assert tensor in gguf.MODEL_TENSORS[self.arch]
+        return gguf.TENSOR_NAMES[tensor].format(bid=layer) + ".weight"
+
+    def put(self, name, origin, steps, kind, t):
         for step in steps:
             op, *a = step
             if op == "neg_exp":
@@ -146,7 +159,7 @@ class Model:
                 t = t.reshape(a)
         raw = {T.F32: lambda: t, T.F16: lambda: t.astype(np.float16)}.get(kind, lambda: gguf.quantize(t, kind))()
         self.w.add_tensor(name, np.ascontiguousarray(raw), raw_dtype=kind)
-        entry = {"gguf": name, "source": source, "type": kind.name, "steps": [s for s in steps if s[0] != "shape"], "fnv": fnv(raw.tobytes())}
+        entry = {"gguf": name, **origin, "type": kind.name, "steps": [s for s in steps if s[0] != "shape"], "fnv": fnv(raw.tobytes())}
         if kind not in (T.F32, T.F16, T.BF16):
             entry["bytes"] = raw.tobytes().hex()
         self.manifest.append(entry)
@@ -263,10 +276,113 @@ def nemotron_h():
     m.write({"time_step_min": None})
 
 
+def jamba():
+    m = Model("jamba", gguf.MODEL_ARCH.JAMBA)
+    c, w = m.config, m.w
+    layers, experts = c["num_hidden_layers"], c["num_experts"]
+    attends = [i % c["attn_layer_period"] == c["attn_layer_offset"] for i in range(layers)]
+    w.add_block_count(layers), w.add_context_length(c["max_position_embeddings"]), w.add_embedding_length(c["hidden_size"])
+    w.add_feed_forward_length(c["intermediate_size"]), w.add_head_count(c["num_attention_heads"])
+    w.add_head_count_kv([c["num_key_value_heads"] if a else 0 for a in attends]), w.add_ssm_conv_kernel(c["mamba_d_conv"])
+    w.add_ssm_inner_size(c["mamba_expand"] * c["hidden_size"]), w.add_ssm_state_size(c["mamba_d_state"])
+    w.add_ssm_time_step_rank(c["mamba_dt_rank"]), w.add_layer_norm_rms_eps(c["rms_norm_eps"]), w.add_expert_count(experts)
+    w.add_expert_used_count(c["num_experts_per_tok"]), w.add_file_type(0)
+    stacks = {"gate_proj": gguf.MODEL_TENSOR.FFN_GATE_EXP, "up_proj": gguf.MODEL_TENSOR.FFN_UP_EXP, "down_proj": gguf.MODEL_TENSOR.FFN_DOWN_EXP}
+    for name, t in m.tensors.items():
+        if ".experts." in name:
+            if ".experts.0." in name:
+                layer, linear = int(name.split(".")[2]), name.split(".")[-2]
+                parts = [[name.replace(".experts.0.", f".experts.{e}."), 0, t.size] for e in range(experts)]
+                m.add(None, (), T.F16 if linear == "up_proj" else T.F32, m.block(stacks[linear], layer), parts, (experts, *t.shape))
+        elif name.endswith("conv1d.weight"):
+            m.add(name, [["shape", t.shape[0], t.shape[2]]])
+        else:
+            m.add(name, [["neg_exp"]] if name.endswith("A_log") else [])
+    m.write({})
+
+
+def granite(name, rope):
+    m = Model(name, gguf.MODEL_ARCH.GRANITE_HYBRID)
+    c, w = m.config, m.w
+    layers, experts, groups = c["num_hidden_layers"], c["num_local_experts"], c["mamba_n_groups"]
+    w.add_block_count(layers), w.add_context_length(2**20), w.add_embedding_length(c["hidden_size"]), w.add_feed_forward_length(c["intermediate_size"])
+    w.add_head_count(c["num_attention_heads"]), w.add_head_count_kv([c["num_key_value_heads"] if k == "full_attention" else 0 for k in c["layer_types"]])
+    w.add_rope_freq_base(c["rope_parameters"]["rope_theta"]), w.add_layer_norm_rms_eps(c["rms_norm_eps"]), w.add_vocab_size(c["vocab_size"])
+    w.add_rope_dimension_count(c["hidden_size"] // c["num_attention_heads"])
+    if experts:
+        w.add_expert_count(experts), w.add_expert_used_count(c["num_experts_per_tok"])
+    w.add_attention_scale(c["attention_multiplier"]), w.add_embedding_scale(c["embedding_multiplier"])
+    w.add_residual_scale(c["residual_multiplier"]), w.add_logit_scale(c["logits_scaling"])
+    w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"]), w.add_ssm_conv_kernel(c["mamba_d_conv"])
+    w.add_ssm_state_size(c["mamba_d_state"]), w.add_ssm_group_count(groups), w.add_ssm_inner_size(c["mamba_expand"] * c["hidden_size"])
+    w.add_ssm_time_step_rank(c["mamba_n_heads"]), w.add_rope_scaling_finetuned(rope), w.add_file_type(0)
+    MT = gguf.MODEL_TENSOR
+    shared = (MT.FFN_GATE_SHEXP, MT.FFN_UP_SHEXP) if experts else (MT.FFN_GATE, MT.FFN_UP)
+    kinds = {0: (T.F16, T.F16), 1: (T.F16, T.F32), 2: (T.BF16, T.BF16)}   # of a layer's gate and up: alike, or not
+    for name, t in m.tensors.items():
+        layer = int(name.split(".")[2]) if name.startswith("model.layers.") else None
+        if name.endswith("input_linear.weight"):
+            stacked = t.ndim == 3
+            count, half = t.shape[0] if stacked else 1, t.shape[-2] // 2 * t.shape[-1]
+            shape = (*t.shape[:-2], t.shape[-2] // 2, t.shape[-1])
+            for i, tensor in enumerate((MT.FFN_GATE_EXP, MT.FFN_UP_EXP) if stacked else shared):
+                kind = kinds[layer][i] if stacked else T.F32
+                m.add(None, (), kind, m.block(tensor, layer), [[name, (2 * e + i) * half, half] for e in range(count)], shape)
+        elif name.endswith("shared_mlp.output_linear.weight"):
+            m.add(name, name=m.block(MT.FFN_DOWN_SHEXP if experts else MT.FFN_DOWN, layer))
+        else:
+            heads = c["num_attention_heads"] if ".q_proj." in name else c["num_key_value_heads"] if ".k_proj." in name else 0
+            mamba2_tensor(m, name, groups, steps=[["permute", heads]] if heads else [])
+    m.write({"time_step_limit": None})
+
+
+def granitemoehybrid():
+    granite("granitemoehybrid", True)   # the converter writes False for all hybrids, and llama.cpp then leaves RoPE out
+
+
+def granitemoehybrid_dense():
+    granite("granitemoehybrid.dense", False)
+
+
+def chat():
+    """A whole model, random and small: a byte-level tokenizer of two merges, a chat template among others, recommended sampling."""
+    w = gguf.GGUFWriter(os.path.join(HERE, "chat.gguf"), "mamba")
+    d, n, rank, taps, layers = 16, 4, 2, 4, 2
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    letters = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
+    specials = ["<bos>", "<eos>", "<eot>", "<unk>"]
+    tokens = specials + [letters[b] for b in range(256)] + ["th", "the"]
+    w.add_context_length(2**20), w.add_embedding_length(d), w.add_feed_forward_length(0), w.add_head_count(0), w.add_block_count(layers)
+    w.add_ssm_conv_kernel(taps), w.add_ssm_inner_size(2 * d), w.add_ssm_state_size(n), w.add_ssm_time_step_rank(rank)
+    w.add_layer_norm_rms_eps(1e-5), w.add_ssm_dt_b_c_rms(False), w.add_file_type(0)
+    w.add_tokenizer_model("gpt2"), w.add_tokenizer_pre("gpt-2"), w.add_token_list(tokens), w.add_token_merges(["t h", "th e"])
+    w.add_token_types([gguf.TokenType.CONTROL] * len(specials) + [gguf.TokenType.NORMAL] * 258)
+    w.add_bos_token_id(0), w.add_eos_token_id(1), w.add_eot_token_id(2), w.add_unk_token_id(3), w.add_add_bos_token(False)
+    w.add_chat_template([{"name": "tool_use", "template": "tools"}, {"name": "default", "template":
+                        "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+                        "{% if add_generation_prompt %}assistant: {% endif %}"}])
+    w.add_sampling_temp(0.75), w.add_sampling_top_k(40), w.add_sampling_top_p(0.875), w.add_sampling_min_p(0.0625)
+    w.add_sampling_penalty_repeat(1.25), w.add_sampling_penalty_last_n(64)
+
+    def add(name, *shape, scale=0.3, kind=np.float32):
+        w.add_tensor(name, (rng.normal(size=shape) * scale).astype(kind))
+
+    add("token_embd.weight", len(tokens), d, scale=1, kind=np.float16), add("output_norm.weight", d, scale=1)
+    for i in range(layers):
+        b = f"blk.{i}."
+        add(b + "attn_norm.weight", d, scale=1), add(b + "ssm_in.weight", 4 * d, d), add(b + "ssm_conv1d.weight", 2 * d, taps)
+        add(b + "ssm_conv1d.bias", 2 * d), add(b + "ssm_x.weight", rank + 2 * n, 2 * d), add(b + "ssm_dt.weight", 2 * d, rank)
+        add(b + "ssm_dt.bias", 2 * d), add(b + "ssm_d", 2 * d), add(b + "ssm_out.weight", d, 2 * d)
+        w.add_tensor(b + "ssm_a", -np.exp(rng.normal(size=(2 * d, n))).astype(np.float32))
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file(), w.close()
+
+
 types()
 tokenizer("gpt2", "gpt2_byte_level", "gpt2", "gpt-2")
 tokenizer("llama3", "tokenizers/llama3", "gpt2", "llama-bpe")
 tokenizer("tekken", "tokenizers/o200k", "gpt2", "tekken")
 tokenizer("sentencepiece", "tokenizers/llama_sentencepiece", "llama", None)
-for make in (mamba, mamba2, falcon_h1, lfm2, nemotron_h):
+for make in (mamba, mamba2, falcon_h1, lfm2, nemotron_h, jamba, granitemoehybrid, granitemoehybrid_dense):
     make()
+chat()
