@@ -3,29 +3,24 @@
 
 #include <klens/core/result.hpp>
 #include <klens/dispatch/select.hpp>
-#include <klens/model/decoder.hpp>
+#include <klens/model/view.hpp>
 
-namespace klens::inline KLENS_NS {
-namespace generic {
+namespace klens {
 
-inline void embed(const Pass& pass) { run_embed(TableOps{pass.model, pass.table}, pass); }
+/// The steps of the generic way, by policy. Defined by a unit that klens_add_levels() writes (model/generic_steps.hpp): the
+/// decoder over all kinds of layers takes 16 s to compile, once for a program and not in each of its units.
+struct GenericSteps {
+  void (*embed)(const Pass&);
+  void (*layers[2])(const Pass&, int begin, int end);
+  void (*head[2])(const Pass&, int begin, int end, float* logits, std::int64_t stride);
+};
 
-template <Policy P>
-void layers(const Pass& pass, int begin, int end) {
-  const TableOps ops{pass.model, pass.table, P};
-  for (int l = begin; l < end; ++l) run_layer(ops, l, pass);
-}
-
-template <Policy P>
-void head(const Pass& pass, int begin, int end, float* logits, std::int64_t stride) {
-  run_head(TableOps{pass.model, pass.table, P}, pass.model->shape.layers, pass, begin, end, logits, stride);
-}
-
-}  // namespace generic
+const GenericSteps& generic_steps();
 
 /// The generic program on the kernels of one level.
 inline Program generic_program(const KernelTable& table) {
-  return {table.level, false, &table, &generic::embed, &generic::layers<Policy::exact>, &generic::head<Policy::exact>};
+  const GenericSteps& steps = generic_steps();
+  return {table.level, false, &table, steps.embed, steps.layers[int(Policy::exact)], steps.head[int(Policy::exact)]};
 }
 
 /// The level of the table has faster linears than the exact ones.
@@ -45,9 +40,9 @@ inline Result<Program> fast_program(const KernelTable& table) {
                  "a level with faster linears (compiled in: " + level_list(fast) + ")", "none of them here"};
   }
   Program program = generic_program(table);
-  program.layers = &generic::layers<Policy::fast>, program.head = &generic::head<Policy::fast>;
+  program.layers = generic_steps().layers[int(Policy::fast)], program.head = generic_steps().head[int(Policy::fast)];
   program.policy = Policy::fast;
   return program;
 }
 
-}  // namespace klens::inline KLENS_NS
+}  // namespace klens
