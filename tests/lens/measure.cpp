@@ -136,6 +136,45 @@ TEST_CASE("a candidate from the cached inputs equals an evaluation of the whole 
   }
 }
 
+TEST_CASE("experts: components of their own; one that no token passes costs nothing; how many tokens each took") {
+  const std::string families = std::string(KLENS_TEST_DATA) + "/families/";
+  int idle = 0;
+  for (const auto& [name, used] : {std::pair{"jamba.top1", 1}, {"jamba", 3}, {"granitemoehybrid", 3}}) {
+    CAPTURE(name);
+    auto m = load_model(families + name);
+    REQUIRE_MESSAGE(m, m.error().message());
+    const std::vector<std::int32_t> ids = {5, 17, 80, 3, 41, 9};
+    MeasureOptions o;
+    o.window = 3, o.windows = 2, o.formats = {"w2"};
+    for (int c = 0; c < int(m->components().size()); ++c)
+      if (m->components()[std::size_t(c)].expert >= 0) o.components.push_back(c);
+    const TempFolder folder;
+    const auto report = measure(*m, fixture::program(), ids, {}, folder / "a.json", o);
+    REQUIRE_MESSAGE(report, report.error().message());
+    const auto got = read_sensitivity(folder / "a.json");
+    REQUIRE_MESSAGE(got, got.error().message());
+    const Shape& s = m->shape();
+    for (const Routing& r : got->routing) {
+      CHECK(has_experts(m->view().layers[r.layer].ffn));
+      CHECK(int(r.tokens.size()) == s.experts);
+      std::int64_t all = 0;
+      for (const std::int64_t tokens : r.tokens) all += tokens;
+      CHECK(all == 6 * used);
+    }
+    CHECK(got->entries.size() == 3 * std::size_t(s.experts) * got->routing.size());
+    for (const SensitivityEntry& e : got->entries) {
+      CAPTURE(e.component);
+      const Component& c = m->components()[std::size_t(m->find(e.component))];
+      const auto r = std::find_if(got->routing.begin(), got->routing.end(), [&](const Routing& one) { return one.layer == c.layer; });
+      REQUIRE(r != got->routing.end());
+      const bool passed = r->tokens[std::size_t(c.expert)] > 0;
+      CHECK((e.kl_pq.mean > 0) == passed);
+      idle += !passed;
+    }
+  }
+  CHECK(idle > 0);   // some expert of three was not chosen by any of six tokens
+}
+
 TEST_CASE("logits that are too large to keep are made again, with equal results") {
   Model m = loaded();
   Model reference = loaded();

@@ -297,6 +297,32 @@ TEST_CASE("families: the same bits in any pieces, on any threads, on every level
   }
 }
 
+TEST_CASE("families: a run from the inputs of any layer ends with the bits of the whole run") {
+  for (const std::string& folder : fixtures()) {
+    CAPTURE(folder);
+    const Golden g = golden_of(folder);
+    klens::Model model = need(klens::load_model(folder));
+    const klens::Shape& s = model.shape();
+    std::vector<std::int32_t> ids = sequence(g, 0);
+    ids.resize(std::size_t(tokens(int(g.length), 5)));
+    const auto n = std::int64_t(ids.size());
+    std::vector<std::vector<float>> kept(std::size_t(s.layers), std::vector<float>(ids.size() * std::size_t(s.hidden)));
+    std::vector<klens::Rows<float>> inputs;
+    for (auto& rows : kept) inputs.push_back({rows.data(), n, s.hidden, s.hidden});
+    klens::Session session = open(model, {}, {.context = 64, .chunk = 8});
+    need(session.prefill(ids, {.inputs = inputs}));
+    const std::vector<float> expected(session.logits().begin(), session.logits().end());
+    for (int l = 0; l < s.layers; ++l) {
+      CAPTURE(l);
+      need(session.run_from(l, inputs, {}));
+      CHECK(same_bits(expected, {session.logits().begin(), session.logits().end()}));
+    }
+    kept[std::size_t(s.layers - 1)][std::size_t((n - 1) * s.hidden)] += 0.25f;   // tripwire: another input of the last layer
+    need(session.run_from(s.layers - 1, inputs, {}));
+    CHECK_FALSE(same_bits(expected, {session.logits().begin(), session.logits().end()}));
+  }
+}
+
 TEST_CASE("families: every tensor counts, in the logits and in the hash that a saved session must share") {
   const TempFolder folder;
   for (const std::string& from : fixtures()) {
