@@ -159,10 +159,19 @@ TEST_CASE("original: a field that changes the arithmetic is read, or an error th
     put(config, with(mamba2, from, to));
     return error_of(folder.path());
   };
-  CHECK(fails("\"attn_layer_idx\": []", "\"attn_layer_idx\": [1]") ==
-        "/config.json: 'attn_layer_idx': expected none, found an array of 1");
-  CHECK(fails("\"attn_cfg\": {}", "\"attn_cfg\": {\"num_heads\": 3}") ==
-        "/config.json: 'attn_cfg': expected none, found an object");
+  // Attention between: what mamba_ssm's MHA can do beyond ours.
+  const auto attention = [&](const std::string& fields) {
+    return fails("\"attn_layer_idx\": [], \"attn_cfg\": {}", "\"attn_layer_idx\": [1], \"attn_cfg\": {" + fields + "}");
+  };
+  const std::string good = "\"num_heads\": 3, \"d_conv\": 4, \"causal\": true";
+  CHECK(attention("").starts_with("/config.json: 'attn_cfg': 'num_heads': expected"));
+  CHECK(attention("\"num_heads\": 3, \"d_conv\": 4").starts_with("/config.json: 'attn_cfg': 'causal': expected true"));
+  CHECK(attention("\"num_heads\": 3, \"causal\": true").starts_with("/config.json: 'attn_cfg': 'd_conv': expected ssm_cfg's, 4"));
+  CHECK(attention(good + ", \"mlp_dim\": 8") == "/config.json: 'attn_cfg': 'mlp_dim': expected 0, found 8");
+  CHECK(attention(good + ", \"out_proj_bias\": false").starts_with("/config.json: 'attn_cfg': 'out_proj_bias': expected as qkv_proj_bias"));
+  CHECK(attention(good + ", \"rotary_emb_interleaved\": true") == "/config.json: 'attn_cfg': 'rotary_emb_interleaved': expected false, found true");
+  CHECK(attention(good + ", \"heads\": 3").starts_with("/config.json: 'attn_cfg': 'heads': expected only fields of"));
+  CHECK(attention(good).find("tensor 'backbone.layers.1.mixer.") != std::string::npos);   // the file beside it has no such layer
   CHECK(fails("\"d_intermediate\": 0", "\"d_intermediate\": 64") ==
         "/config.json: 'd_intermediate': expected 0, found 64");
   CHECK(fails("\"rms_norm\": true", "\"rms_norm\": false") == "/config.json: 'rms_norm': expected true, found false");

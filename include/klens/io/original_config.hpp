@@ -1,7 +1,8 @@
 // The config.json of state-spaces' own checkpoints (state-spaces/mamba-130m .. mamba2-2.7b), which has no model_type,
 // as the one that transformers would have: fields and defaults of MambaConfig, Mamba and Mamba2 of the package
 // mamba_ssm 2.
-//   ssm_cfg.layer: "Mamba1" (or none) -> mamba, "Mamba2" -> mamba2;  vocab_size is rounded up to
+//   ssm_cfg.layer: "Mamba1" (or none) -> mamba, "Mamba2" -> mamba2, where attn_layer_idx and attn_cfg stay (mamba2attn-2.7b);
+//    vocab_size is rounded up to
 //   pad_vocab_size_multiple, as the embedding's rows are;  norms have eps 1e-5, which no field changes
 // A field that changes the arithmetic and has no counterpart is an error that names it, and so is one that is not known
 // (the original refuses it too). Fields of initial values, fused kernels and chunk sizes do not matter here. Tests:
@@ -81,6 +82,41 @@ inline Result<void> read_original_mamba2(const Json& ssm, const std::string& at,
   return {};
 }
 
+/// Layers of attention between (mamba_ssm.modules.mha): checked, with its defaults filled in.
+inline Result<void> read_original_attention(const Json& c, const std::string& where, std::int64_t width, Json& out) {
+  const Json* layers = find_key(c, "attn_layer_idx");
+  if (layers == nullptr || layers->is_null() || layers->empty()) return {};
+  if (!layers->is_array()) return key_error(layers, "attn_layer_idx", where, "an array");
+  KLENS_TRY(const Json* const given, json_object(c, "attn_cfg", where));
+  const std::string at = where + ": 'attn_cfg'";
+  KLENS_OK(only_original_keys(*given, at,
+                              {"num_heads", "num_heads_kv", "head_dim", "mlp_dim", "qkv_proj_bias", "out_proj_bias", "softmax_scale",
+                               "causal", "d_conv", "rotary_emb_dim", "rotary_emb_base", "rotary_emb_interleaved"}));
+  Json a = Json::object();
+  KLENS_TRY(a["num_heads"], json_int(*given, "num_heads", at, 1, max_heads));
+  const std::int64_t heads = a["num_heads"].get<std::int64_t>();
+  KLENS_TRY(a["num_heads_kv"], json_int_or(*given, "num_heads_kv", at, heads, 1, max_heads));
+  KLENS_TRY(a["head_dim"], json_int_or(*given, "head_dim", at, std::max<std::int64_t>(width / heads, 1), 1, 4096));
+  if (json_absent(*given, "head_dim") && width % heads != 0)
+    return key_error(find_key(*given, "num_heads"), "num_heads", at, "a divisor of d_model " + std::to_string(width) + ", or head_dim");
+  KLENS_TRY(a["d_conv"], json_int_or(*given, "d_conv", at, 0, 0, 4));
+  if (a["d_conv"] != out["conv_kernel"])
+    return key_error(find_key(*given, "d_conv"), "d_conv", at, "ssm_cfg's, " + to_text(out["conv_kernel"], -1));
+  if (out["use_conv_bias"] != true) return key_error(find_key(c, "ssm_cfg"), "ssm_cfg", where, "conv_bias, which the attention layers have");
+  KLENS_TRY(a["rotary_emb_dim"], json_int_or(*given, "rotary_emb_dim", at, 0, 0, a["head_dim"].get<std::int64_t>()));
+  KLENS_TRY(a["rotary_emb_base"], json_number_or(*given, "rotary_emb_base", at, 10000.0, 1.0, 1e12));
+  KLENS_TRY(a["qkv_proj_bias"], json_bool_or(*given, "qkv_proj_bias", at, true));
+  KLENS_TRY(const bool out_bias, json_bool_or(*given, "out_proj_bias", at, true));
+  if (a["qkv_proj_bias"] != out_bias) return key_error(find_key(*given, "out_proj_bias"), "out_proj_bias", at, "as qkv_proj_bias");
+  KLENS_TRY(const bool causal, json_bool_or(*given, "causal", at, false));
+  if (!causal) return key_error(find_key(*given, "causal"), "causal", at, "true");
+  KLENS_OK(only_default(*given, "mlp_dim", at, 0));
+  KLENS_OK(only_default(*given, "softmax_scale", at, Json()));
+  KLENS_OK(only_default(*given, "rotary_emb_interleaved", at, false));
+  out["attn_layer_idx"] = *layers, out["attn_cfg"] = a;
+  return {};
+}
+
 }  // namespace detail
 
 /// The same model in transformers' fields. `where` begins every error.
@@ -90,8 +126,6 @@ inline Result<Json> from_original_config(const Json& c, const std::string& where
       c, where,
       {"d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx", "attn_cfg", "rms_norm",
        "residual_in_fp32", "fused_add_norm", "pad_vocab_size_multiple", "tie_embeddings"}));
-  KLENS_OK(only_default(c, "attn_layer_idx", where, Json::array()));  // attention layers between (mamba2attn-2.7b)
-  KLENS_OK(only_default(c, "attn_cfg", where, Json::object()));
   KLENS_OK(only_default(c, "d_intermediate", where, 0));  // gated MLPs between
   KLENS_OK(only_default(c, "rms_norm", where, true));     // false: LayerNorm
   Json out = Json::object();
@@ -114,9 +148,11 @@ inline Result<Json> from_original_config(const Json& c, const std::string& where
   KLENS_TRY(out["use_bias"], json_bool_or(*ssm, "bias", at, false));
   KLENS_TRY(const std::string layer, json_string_or(*ssm, "layer", at, "Mamba1"));
   if (layer == "Mamba1") {
+    KLENS_OK(only_default(c, "attn_layer_idx", where, Json::array()));
     KLENS_OK(read_original_mamba(*ssm, at, width, out));
   } else if (layer == "Mamba2") {
     KLENS_OK(read_original_mamba2(*ssm, at, expand * width, out));
+    KLENS_OK(read_original_attention(c, where, width, out));
   } else {
     Error e = key_error(find_key(*ssm, "layer"), "layer", at, "'Mamba1' or 'Mamba2'");
     e.code = ErrorCode::unsupported;

@@ -105,7 +105,7 @@ class Float64Forward {
     const int owner = l < 0 ? l : owner_of(plan_.layers, l, role);
     KLENS_TRY(const std::vector<float> w, weights({role, owner, rows, x.cols, {}, expert}));
     Matrix y = float64::multiply(x, w, rows, team);
-    if (expert < 0 && has_bias(s, role)) {
+    if (expert < 0 && has_bias(s, l < 0 ? Mixer::none : plan_of(l).mixer, role)) {
       for (const LayerTensor& t : layer_tensors(reader_of(s.family), plan_, owner)) {
         if (t.member != nullptr || t.role != role) continue;
         KLENS_TRY(const std::vector<float> bias, tensor(t.name, t.count()));
@@ -261,6 +261,17 @@ class Float64Forward {
     return project(y, Role::o_proj, l, team);
   }
 
+  /// Rows of in_proj: q | k | v.
+  Result<Matrix> conv_attention(const Matrix& n, int l, Cache& cache, const Team& team) const {
+    const Shape& s = plan_.shape;
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    KLENS_TRY(const Matrix all, conv(in, l));
+    const int q = s.heads * s.qk_dim, k = s.kv_heads * s.qk_dim;
+    KLENS_TRY(const Matrix y, attend(float64::columns(all, 0, q), float64::columns(all, q, k),
+                                     float64::columns(all, q + k, s.kv_heads * s.v_dim), l, cache, team));
+    return project(y, Role::out_proj, l, team);
+  }
+
   /// Rows of in_proj: B | C | x.
   Result<Matrix> short_conv(const Matrix& n, int l, const Team& team) const {
     const int width = plan_.shape.inner;
@@ -341,6 +352,7 @@ class Float64Forward {
         case Mixer::mamba2: return mamba2(n, l, team);
         case Mixer::attention: return attention(n, l, cache, team);
         case Mixer::short_conv: return short_conv(n, l, team);
+        case Mixer::conv_attention: return conv_attention(n, l, cache, team);
         case Mixer::none:
         case Mixer::parallel: break;
       }

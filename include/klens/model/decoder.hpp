@@ -10,6 +10,7 @@
 //   mamba2      out_proj( norm(ssd(conv(x B C)) silu(gate)) )    in_proj n = gate | x | B | C | dt  (arXiv 2405.21060)
 //   attention   o_proj( attention(q, k, v) )                     parallel: mamba2 + attention of one n (Falcon-H1)
 //   short_conv  out_proj( C conv(B x) )                          in_proj n = B | C | x              (LFM2)
+//   conv_attention               out_proj( attention(conv(q k v)) ), no activation      (state-spaces' mamba2attn)
 //   block_mamba, block_mamba2    mamba or mamba2 of norm(x + block_out( f(a(norm([x | e]))) )) (Zamba, arXiv 2405.16712): attention
 //               a and f(u) = down( gelu(gate v) * up v ), v = norm(u), of a block that layers share, without residuals; e the
 //               embedding's output. Adapters: q n + q_adapter_out(q_adapter_in n), as k, v, gate and up (Zamba2, 2411.15242)
@@ -56,6 +57,7 @@ struct TableOps {
       case Mixer::parallel: return f(std::integral_constant<Mixer, Mixer::parallel>{});
       case Mixer::block_mamba: return f(std::integral_constant<Mixer, Mixer::block_mamba>{});
       case Mixer::block_mamba2: return f(std::integral_constant<Mixer, Mixer::block_mamba2>{});
+      case Mixer::conv_attention: return f(std::integral_constant<Mixer, Mixer::conv_attention>{});
     }
   }
   template <class F>
@@ -423,8 +425,8 @@ inline void run_attention(const Ops& ops, Layer l, const InColumns& columns, con
 }
 
 /// Causal convolution with SiLU over `channels` columns of `in`, from column `from` on, into `conv`; where `absmax` is not
-/// null, the maxima of each row's 16 columns too.
-template <class Ops, class Layer>
+/// null, the maxima of each row's 16 columns too. In place: without SiLU, back into `in`.
+template <bool InPlace = false, class Ops, class Layer>
 KLENS_INLINE void run_conv(const Ops& ops, Layer l, int from, int channels, float* absmax, const Pass& pass) {
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
@@ -439,6 +441,7 @@ KLENS_INLINE void run_conv(const Ops& ops, Layer l, int from, int channels, floa
       a.x = base + at.in + span.row * at.in_stride + from, a.x_stride = at.in_stride;
       a.weight = layer.conv_weight, a.bias = layer.conv_bias, a.state = state.conv, a.format = state.conv_format, a.scales = state.conv_scales;
       a.y = base + at.conv + span.row * at.conv_stride, a.y_stride = at.conv_stride;
+      if constexpr (InPlace) a.y = base + at.in + span.row * at.in_stride + from, a.y_stride = at.in_stride, a.silu = false;
       if (absmax != nullptr) a.absmax = absmax + span.row * at.absmax_stride, a.absmax_stride = at.absmax_stride;
       a.taps = s.conv_taps, a.channels = channels, a.tokens = span.tokens, a.begin = begin, a.end = end;
       ops.conv1d(a);
@@ -736,11 +739,13 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
     decoder::Input n = normed(precision(Role::in_proj));
     decoder::project(ops, pass, l, n, Target<Role::in_proj>{&layer.in_proj, in, at.in_stride});
   }
+  if constexpr (M == Mixer::conv_attention) run_conv<true>(ops, l, 0, columns.total, nullptr, pass);
   if constexpr (has_attention(M) && !has_block(M)) run_attention(ops, l, columns, pass);
   if constexpr (has_scan(M)) run_scan(ops, l, M == Mixer::hymba ? columns.total - 2 * s.inner : columns.in_proj, pass);
   if constexpr (has_ssd(M)) run_ssd(ops, l, columns.in_proj, pass);
   if constexpr (M == Mixer::short_conv) run_short_conv(ops, l, pass);
   if constexpr (M == Mixer::hymba) out_proj(hymba_output(ops, l, pass));
+  else if constexpr (M == Mixer::conv_attention) out_proj({base + at.attention, at.heads_stride, s.heads * s.v_dim});
   else if constexpr (has_ssd(M)) out_proj(ssd_output(ops, l, columns.in_proj, pass));
   else if constexpr (has_conv(M)) out_proj({base + at.scan, at.inner_stride, s.inner});
   if constexpr (has_qkvo(M) && !has_block(M)) {

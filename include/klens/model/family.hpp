@@ -152,7 +152,7 @@ inline std::vector<LayerTensor> layer_tensors(const FamilyReader& reader, const 
     put(heads, names.k_norm, {s.qk_dim}, &LayerView::k_norm);
   }
   for (const Role role : layer_roles)
-    if (has_role(plan, layer, role) && has_bias(s, role)) {
+    if (has_role(plan, layer, role) && has_bias(s, l.mixer, role)) {
       const Extent e = extent_of(s, l.mixer, owns_kv(plan.layers, layer), role);
       const WeightSource source = source_of(reader, plan, {role, layer, e.rows, e.cols});
       std::int64_t whole = 1;

@@ -161,6 +161,7 @@ KLENS_INLINE constexpr InColumns in_columns(const Shape& s, Mixer mixer, bool ow
   }
   at.total = at.in_proj;
   if (mixer == Mixer::hymba) at.in_proj = 0, at.total += 2 * s.inner;
+  else if (mixer == Mixer::conv_attention) at.in_proj = 0;
   else if (has_conv(mixer)) at.total += extent_of(s, mixer, own_kv, Role::in_proj).rows;
   return at;
 }
@@ -210,7 +211,7 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   for (const auto& [used, mixer] : {std::pair{uses.hymba, Mixer::hymba}, {uses.scan, Mixer::mamba}, {uses.ssd, Mixer::mamba2},
                                     {uses.qkvo, Mixer::attention}, {uses.short_conv, Mixer::short_conv},
                                     {uses.ssd && uses.qkvo, Mixer::parallel}, {uses.scan && uses.block, Mixer::block_mamba},
-                                    {uses.ssd && uses.block, Mixer::block_mamba2}})
+                                    {uses.ssd && uses.block, Mixer::block_mamba2}, {uses.conv_attention, Mixer::conv_attention}})
     if (used) columns = widest(columns, in_columns(s, mixer, true).total);
   w.in_stride = row_stride(columns + lanes);
   w.inner_stride = row_stride(s.inner);

@@ -51,7 +51,7 @@ constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
     for (int i = 0; i < 2; ++i) some(l.mixer == Mixer::hymba, inner);
     for (int i = 0; i < 2; ++i) some(has_attention(l.mixer) && s.qk_norm, s.qk_dim);
     for (const Role role : layer_roles)
-      some(has_role(plan, layer, role) && has_bias(s, role), extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows);
+      some(has_role(plan, layer, role) && has_bias(s, l.mixer, role), extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows);
     some(has_experts(l.ffn), std::int64_t(s.experts) * s.hidden);
   }
   visit(std::int64_t(s.hidden));

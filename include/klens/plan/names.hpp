@@ -14,7 +14,7 @@ inline constexpr std::array<std::string_view, family_count> family_names = {
     "hymba", "mamba", "falcon_mamba", "mamba2", "lfm2", "falcon_h1", "bamba", "nemotron_h", "jamba", "granitemoehybrid",
     "zamba", "zamba2"};
 inline constexpr std::array<std::string_view, mixer_count> mixer_names = {
-    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2"};
+    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2", "conv_attention"};
 inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2", "moe", "moe_shared"};
 
 constexpr std::string_view name_of(Family f) { return family_names[std::size_t(f)]; }

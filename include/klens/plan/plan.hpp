@@ -26,8 +26,9 @@ enum class Mixer : std::uint8_t {
   parallel,     // mamba2 and attention of one normed input, both added to the residual stream
   block_mamba,  // a transformer block whose weights several layers share, then mamba (Zamba)
   block_mamba2, // the same, then mamba2 (Zamba2)
+  conv_attention, // q, k and v of one in_proj, through a convolution without activation (state-spaces' mamba2attn)
 };
-inline constexpr int mixer_count = 9;
+inline constexpr int mixer_count = 10;
 
 enum class Ffn : std::uint8_t {
   none, swiglu, relu2,
@@ -150,12 +151,14 @@ KLENS_INLINE constexpr auto& expert_member(PerExpert& e, Role role) {
 /// A transformer block that layers share, before its mamba.
 KLENS_INLINE constexpr bool has_block(Mixer m) { return m == Mixer::block_mamba || m == Mixer::block_mamba2; }
 KLENS_INLINE constexpr bool has_attention(Mixer m) {
-  return m == Mixer::hymba || m == Mixer::attention || m == Mixer::parallel || has_block(m);
+  return m == Mixer::hymba || m == Mixer::attention || m == Mixer::parallel || m == Mixer::conv_attention || has_block(m);
 }
 /// A scan of Mamba-1, its x_proj and dt_proj.
 KLENS_INLINE constexpr bool has_scan(Mixer m) { return m == Mixer::hymba || m == Mixer::mamba || m == Mixer::block_mamba; }
 KLENS_INLINE constexpr bool has_ssd(Mixer m) { return m == Mixer::mamba2 || m == Mixer::parallel || m == Mixer::block_mamba2; }
-KLENS_INLINE constexpr bool has_conv(Mixer m) { return has_scan(m) || has_ssd(m) || m == Mixer::short_conv; }
+KLENS_INLINE constexpr bool has_conv(Mixer m) {
+  return has_scan(m) || has_ssd(m) || m == Mixer::short_conv || m == Mixer::conv_attention;
+}
 KLENS_INLINE constexpr bool has_experts(Ffn f) { return f == Ffn::moe || f == Ffn::moe_shared; }
 /// A gated ffn that every token passes.
 KLENS_INLINE constexpr bool has_swiglu(Ffn f) { return f == Ffn::swiglu || f == Ffn::moe_shared; }
@@ -196,11 +199,12 @@ KLENS_INLINE constexpr bool has_role(const Shape& s, Mixer mixer, Ffn ffn, bool 
   }
 }
 
-/// Whether the linears of a role have a bias: attention_bias is that of q_proj, k_proj, v_proj and o_proj. dt_proj's is dt_bias.
-KLENS_INLINE constexpr bool has_bias(const Shape& s, Role role) {
+/// Whether the linears of a role have a bias: attention_bias is that of q_proj, k_proj, v_proj and o_proj, and of what stands for
+/// them in conv_attention. dt_proj's is dt_bias.
+KLENS_INLINE constexpr bool has_bias(const Shape& s, Mixer mixer, Role role) {
   switch (role) {
-    case Role::in_proj: return s.in_proj_bias;
-    case Role::out_proj: return s.out_proj_bias;
+    case Role::in_proj: return mixer == Mixer::conv_attention ? s.attention_bias : s.in_proj_bias;
+    case Role::out_proj: return mixer == Mixer::conv_attention ? s.attention_bias : s.out_proj_bias;
     case Role::q_proj:
     case Role::k_proj:
     case Role::v_proj:
@@ -213,13 +217,8 @@ KLENS_INLINE constexpr bool has_bias(const Shape& s, Role role) {
 }
 
 /// Rows and columns of a linear. in_proj rows: hymba q | k | v | x | gate, without k and v where kv_source is another layer;
-/// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x.
+/// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x; conv_attention q | k | v.
 struct Extent { int rows, cols; };
-
-/// Columns that the convolution of a layer runs over.
-KLENS_INLINE constexpr int conv_channels(const Shape& s, Mixer mixer) {
-  return !has_conv(mixer) ? 0 : s.inner + (has_ssd(mixer) ? 2 * s.ssm_groups * s.n_state : 0);
-}
 
 /// Channels of the state of a Mamba-1 scan: each head's from a multiple of 32 on, so that its rows are inputs of linears.
 KLENS_INLINE constexpr int scan_channels(const Shape& s) {
@@ -230,17 +229,24 @@ KLENS_INLINE constexpr int qkv_columns(const Shape& s, bool own_kv) {
   return s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0);
 }
 
+/// Columns that the convolution of a layer runs over.
+KLENS_INLINE constexpr int conv_channels(const Shape& s, Mixer mixer) {
+  if (mixer == Mixer::conv_attention) return qkv_columns(s, true);
+  return !has_conv(mixer) ? 0 : s.inner + (has_ssd(mixer) ? 2 * s.ssm_groups * s.n_state : 0);
+}
+
 KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv, Role role) {
   const int wide = has_block(mixer) ? 2 * s.hidden : s.hidden;   // what q, k and v read
   switch (role) {
     case Role::in_proj:
       if (mixer == Mixer::hymba) return {qkv_columns(s, own_kv) + 2 * s.inner, s.hidden};
       if (mixer == Mixer::short_conv) return {3 * s.inner, s.hidden};
+      if (mixer == Mixer::conv_attention) return {qkv_columns(s, true), s.hidden};
       if (has_ssd(mixer)) return {2 * s.inner + 2 * s.ssm_groups * s.n_state + s.ssm_heads, s.hidden};
       return {2 * s.inner, s.hidden};
     case Role::x_proj: return {s.scan_heads * (s.dt_rank + 2 * s.n_state), s.inner / s.scan_heads};
     case Role::dt_proj: return {s.inner, s.dt_rank};
-    case Role::out_proj: return {s.hidden, s.inner};
+    case Role::out_proj: return {s.hidden, mixer == Mixer::conv_attention ? s.heads * s.v_dim : s.inner};
     case Role::q_proj: return {s.heads * s.qk_dim, wide};
     case Role::k_proj: return {s.kv_heads * s.qk_dim, wide};
     case Role::v_proj: return {s.kv_heads * s.v_dim, wide};

@@ -201,6 +201,8 @@ constexpr void layer_rules(const AnyPlan& plan, int index, Finding& first) {
   require(first, int(l.mixer) < mixer_count, Rule::must_be_a_known_kind, Field::layers_mixer, index, int(l.mixer));
   require(first, int(l.ffn) < ffn_count, Rule::must_be_a_known_kind, Field::layers_ffn, index, int(l.ffn));
   require(first, l.window >= 0, Rule::must_not_be_negative, Field::layers_window, index, l.window);
+  if (l.mixer == Mixer::conv_attention)   // its k and v have no columns where another layer makes them
+    require(first, l.kv_source == index, Rule::must_be_a_layer_with_its_own_kv, Field::layers_kv_source, index, l.kv_source);
   const bool known = l.kv_source >= 0 && l.kv_source <= index;
   require(first, known, Rule::must_be_a_layer_not_after_its_reader, Field::layers_kv_source, index, l.kv_source);
   if (known)

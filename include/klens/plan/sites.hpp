@@ -51,8 +51,8 @@ constexpr std::size_t expert_index(const AnyPlan& plan, int layer, int expert) {
 /// What the layers of a model have between them. `Layers`: of LayerPlan, or of anything with its mixer and ffn.
 struct Uses {
   bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false, experts = false;
-  bool block = false;
-  KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv; }
+  bool block = false, conv_attention = false;
+  KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv || conv_attention; }
 };
 
 template <class Layers>
@@ -62,7 +62,7 @@ constexpr Uses uses_of(const Layers& layers) {
     u.attention |= has_attention(l.mixer), u.scan |= has_scan(l.mixer), u.ssd |= has_ssd(l.mixer);
     u.short_conv |= l.mixer == Mixer::short_conv, u.hymba |= l.mixer == Mixer::hymba, u.qkvo |= has_qkvo(l.mixer);
     u.ffn |= has_swiglu(l.ffn) || l.ffn == Ffn::relu2 || has_block(l.mixer), u.experts |= has_experts(l.ffn);
-    u.block |= has_block(l.mixer);
+    u.block |= has_block(l.mixer), u.conv_attention |= l.mixer == Mixer::conv_attention;
   }
   return u;
 }

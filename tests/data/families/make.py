@@ -1,7 +1,7 @@
 """Makes the models of tests/data/families and what transformers says of them:
     pip install torch==2.13.0 transformers==5.23.0 && python make.py OUT_DIR
 Random weights, every parameter disturbed, so that one that is ignored or misplaced shows. float32, eager attention."""
-import math, os, sys
+import json, math, os, sys
 import torch, transformers as t
 from safetensors.torch import save_file
 
@@ -103,5 +103,118 @@ def make(name, config, out):
     print(name, sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder)), float(o.logits.pow(2).mean().sqrt()))
 
 
-for name, config in VARIANTS.items():
-    make(name, config, sys.argv[1])
+# state-spaces/mamba2attn-2.7b (Mamba2 and MHA of mamba_ssm) has no class in transformers, so this one is written out after mamba_ssm 2.3.2's equations.
+MAMBA2ATTN = {"d_model": 36, "n_layer": 4, "vocab_size": 93, "ssm_cfg": {"layer": "Mamba2", "d_state": 20, "headdim": 18, "ngroups": 2},
+              "attn_layer_idx": [1, 3],
+              "attn_cfg": {"causal": True, "d_conv": 4, "head_dim": 18, "num_heads": 6, "num_heads_kv": 2, "out_proj_bias": True, "qkv_proj_bias": True,
+                           "rotary_emb_dim": 10, "rotary_emb_base": 5000.0},
+              "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8, "tie_embeddings": True}
+
+
+def rms_norm(x, weight, groups=1):
+    parts = x.unflatten(-1, (groups, -1))
+    return (parts * torch.rsqrt(parts.pow(2).mean(-1, keepdim=True) + 1e-5)).flatten(-2) * weight
+
+
+def causal_conv(x, w, at):
+    """Zeros before the first token; no activation."""
+    taps, bias = w[at + "conv1d.weight"], w[at + "conv1d.bias"]
+    return torch.conv1d(torch.nn.functional.pad(x.mT, (taps.shape[-1] - 1, 0)), taps, bias, groups=taps.shape[0]).mT
+
+
+def mamba2_mixer(x, w, at, state, width, groups):
+    """in_proj n = gate | x | B | C | dt; the recurrence token by token."""
+    heads = w[at + "A_log"].shape[0]
+    inner, shared = heads * width, groups * state
+    gate, xbc, dt = torch.nn.functional.linear(x, w[at + "in_proj.weight"]).split([inner, inner + 2 * shared, heads], -1)
+    u, b, c = torch.nn.functional.silu(causal_conv(xbc, w, at)).split([inner, shared, shared], -1)
+    u = u.unflatten(-1, (heads, width))
+    b, c = (v.unflatten(-1, (groups, state)).repeat_interleave(heads // groups, -2) for v in (b, c))
+    dt = torch.nn.functional.softplus(dt + w[at + "dt_bias"])
+    decay = torch.exp(-dt * torch.exp(w[at + "A_log"]))
+    s, ys = torch.zeros(x.shape[0], heads, width, state), []
+    for t in range(x.shape[1]):
+        s = s * decay[:, t, :, None, None] + (dt[:, t, :, None] * u[:, t])[..., None] * b[:, t, :, None]
+        ys.append((s * c[:, t, :, None]).sum(-1) + w[at + "D"][:, None] * u[:, t])
+    y = torch.stack(ys, 1).flatten(-2) * torch.nn.functional.silu(gate)
+    return torch.nn.functional.linear(rms_norm(y, w[at + "norm.weight"], groups), w[at + "out_proj.weight"])
+
+
+def rotated(x, turning, base):
+    """The first `turning` elements of every head, halves against each other; x is [batch, token, head, element]."""
+    i = torch.arange(0, turning, 2, dtype=torch.float32)
+    angle = torch.outer(torch.arange(x.shape[1], dtype=torch.float32), base ** (-i / turning))[:, None]
+    p, q, rest = x.split([turning // 2, turning // 2, x.shape[-1] - turning], -1)
+    return torch.cat([p * angle.cos() - q * angle.sin(), q * angle.cos() + p * angle.sin(), rest], -1)
+
+
+def attention_mixer(x, w, at, cfg):
+    """in_proj n = q | k | v, all three through the convolution, then the rotation of q and k."""
+    heads, shared, width = cfg["num_heads"], cfg["num_heads_kv"], cfg["head_dim"]
+    qkv = causal_conv(torch.nn.functional.linear(x, w[at + "in_proj.weight"], w[at + "in_proj.bias"]), w, at)
+    q, k, v = qkv.unflatten(-1, (heads + 2 * shared, width)).split([heads, shared, shared], -2)
+    q, k = (rotated(r, cfg["rotary_emb_dim"], cfg["rotary_emb_base"]) for r in (q, k))
+    k, v = (r.repeat_interleave(heads // shared, -2) for r in (k, v))
+    scores = torch.einsum("bihd,bjhd->bhij", q, k) / math.sqrt(width)
+    scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -INF).softmax(-1)
+    return torch.nn.functional.linear(torch.einsum("bhij,bjhd->bihd", scores, v).flatten(-2), w[at + "out_proj.weight"], w[at + "out_proj.bias"])
+
+
+def mamba2attn_forward(w, ids, c):
+    """Logits, and hidden states where transformers' Mamba2 has them: what each layer gave, and the last one's after the norm."""
+    x, hidden = w["backbone.embedding.weight"][ids], []
+    for i in range(c["n_layer"]):
+        at = f"backbone.layers.{i}."
+        n = rms_norm(x, w[at + "norm.weight"])
+        if i in c["attn_layer_idx"]:
+            x = x + attention_mixer(n, w, at + "mixer.", c["attn_cfg"])
+        else:
+            x = x + mamba2_mixer(n, w, at + "mixer.", c["ssm_cfg"]["d_state"], c["ssm_cfg"]["headdim"], c["ssm_cfg"]["ngroups"])
+        hidden.append(x)
+    hidden.append(rms_norm(x, w["backbone.norm_f.weight"]))
+    return torch.nn.functional.linear(hidden[-1], w.get("lm_head.weight", w["backbone.embedding.weight"])), hidden
+
+
+def mamba2attn_weights(c, g):
+    ssm, attn, d = c["ssm_cfg"], c["attn_cfg"], c["d_model"]
+    inner, rows = 2 * d, -(-c["vocab_size"] // c["pad_vocab_size_multiple"]) * c["pad_vocab_size_multiple"]
+    heads, channels = inner // ssm["headdim"], inner + 2 * ssm["ngroups"] * ssm["d_state"]
+    qkv, out = (attn["num_heads"] + 2 * attn["num_heads_kv"]) * attn["head_dim"], attn["num_heads"] * attn["head_dim"]
+    mamba2 = {"A_log": [heads], "D": [heads], "dt_bias": [heads], "in_proj.weight": [inner + channels + heads, d], "conv1d.weight": [channels, 1, 4],
+              "conv1d.bias": [channels], "norm.weight": [inner], "out_proj.weight": [d, inner]}
+    attention = {"in_proj.weight": [qkv, d], "in_proj.bias": [qkv], "conv1d.weight": [qkv, 1, attn["d_conv"]], "conv1d.bias": [qkv],
+                 "out_proj.weight": [d, out], "out_proj.bias": [d]}
+    shapes = {"backbone.embedding.weight": [rows, d], "backbone.norm_f.weight": [d]}
+    for i in range(c["n_layer"]):
+        mixer = attention if i in c["attn_layer_idx"] else mamba2
+        shapes.update({f"backbone.layers.{i}.norm.weight": [d]}, **{f"backbone.layers.{i}.mixer.{k}": s for k, s in mixer.items()})
+    first = torch.log(torch.arange(1, heads + 1, dtype=torch.float32))
+    w = {k: disturb(k, first if k.endswith("A_log") else torch.zeros(s), g) for k, s in shapes.items()}
+    w["backbone.embedding.weight"] *= 0.2   # tied: of rms 1, every token would be followed by itself
+    return w
+
+
+def make_mamba2attn(out):
+    name, c = "mamba2attn", MAMBA2ATTN
+    g = torch.Generator().manual_seed(sum(map(ord, name)))
+    w = mamba2attn_weights(c, g)
+    ids = torch.randint(1, 93, (2, 21), generator=g)
+    logits, hidden = mamba2attn_forward(w, ids, c)
+    longer = ids
+    for _ in range(8):
+        longer = torch.cat([longer, mamba2attn_forward(w, longer, c)[0][:, -1:].argmax(-1)], 1)
+    golden = {"input_ids": ids, "logits": logits, "greedy": longer[:, ids.shape[1]:].contiguous()}
+    golden.update({f"hidden.{i}": h for i, h in enumerate(hidden)})
+    folder = os.path.join(out, name)
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "config.json"), "w") as f:
+        json.dump(c, f, indent=2)
+    save_file(w, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+    save_file({k: v.contiguous() for k, v in golden.items()}, os.path.join(folder, "golden.safetensors"))
+    print(name, sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder)), float(logits.pow(2).mean().sqrt()))
+
+
+if __name__ == "__main__":
+    for name, config in VARIANTS.items():
+        make(name, config, sys.argv[1])
+    make_mamba2attn(sys.argv[1])
