@@ -161,6 +161,30 @@ struct Case<SwigluArgs> {
 };
 
 template <>
+struct Case<RouteArgs> {   // Granite 4.0 h-tiny's: 64 experts, 6 of them
+  static RouteArgs args(Memory& m, int tokens) {
+    constexpr int experts = 64, used = 6;
+    RouteArgs a;
+    a.x = m.random(tokens * hidden), a.x_stride = hidden, a.hidden = hidden, a.experts = experts, a.used = used;
+    a.router = m.random(hidden * experts), a.logits = m.output(tokens * experts);
+    a.chosen = m.output<std::int32_t>(tokens * used), a.weight = m.output(tokens * lanes), a.begin = 0, a.end = tokens;
+    return a;
+  }
+};
+
+template <>
+struct Case<AddRowsArgs> {
+  static AddRowsArgs args(Memory& m, int tokens) {
+    AddRowsArgs a;
+    a.y = m.random(tokens * hidden), a.x = m.state(tokens * hidden), a.stride = hidden, a.width = hidden;
+    std::int32_t* const row = m.zeros<std::int32_t>(tokens);
+    for (int t = 0; t < tokens; ++t) row[t] = tokens - 1 - t;
+    a.row = row, a.weight = m.random(tokens, 0, 1e-3f), a.begin = 0, a.end = tokens;
+    return a;
+  }
+};
+
+template <>
 struct Case<RopeArgs> {
   static RopeArgs args(Memory& m, int tokens) {
     RopeArgs a;

@@ -45,8 +45,9 @@ struct RouteCase {
 
 TEST_CASE("route: logits, choice and weights against float64; padding 0; the bits of ref, for any cut of the tokens") {
   for (const int hidden : {1, 7, 64, 203})
-    for (const auto& [experts, used] : {std::pair{2, 1}, {4, 2}, {5, 3}, {16, 16}, {33, 20}, {64, 6}})
+    for (const auto& size : {std::pair{2, 1}, {4, 2}, {5, 3}, {16, 16}, {33, 20}, {64, 6}})
       for (const bool all : {false, true}) {
+        const int experts = size.first, used = size.second;
         CAPTURE(hidden);
         CAPTURE(experts);
         CAPTURE(all);

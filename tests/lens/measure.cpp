@@ -139,7 +139,9 @@ TEST_CASE("a candidate from the cached inputs equals an evaluation of the whole 
 TEST_CASE("experts: components of their own; one that no token passes costs nothing; how many tokens each took") {
   const std::string families = std::string(KLENS_TEST_DATA) + "/families/";
   int idle = 0;
-  for (const auto& [name, used] : {std::pair{"jamba.top1", 1}, {"jamba", 3}, {"granitemoehybrid", 3}}) {
+  for (const auto& one : {std::pair{"jamba.top1", 1}, {"jamba", 3}, {"granitemoehybrid", 3}}) {
+    const std::string name = one.first;
+    const int used = one.second;
     CAPTURE(name);
     auto m = load_model(families + name);
     REQUIRE_MESSAGE(m, m.error().message());

@@ -222,6 +222,7 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   w.state_stride = row_stride(s.n_state);
   w.ffn_stride = row_stride(widest(s.ffn, s.expert_ffn));
   w.act_stride = widest(widest(w.hidden_stride, w.inner_stride), widest(widest(w.ffn_stride, w.rank_stride), w.heads_stride));
+  if (uses.scan && s.scan_heads > 1) w.heads_scan_stride = row_stride(scan_channels(s)), w.act_stride = widest(w.act_stride, w.heads_scan_stride);
   if (uses.block) {
     w.pair_stride = row_stride(2 * std::int64_t(s.hidden)), w.adapter_stride = row_stride(s.adapter_rank);
     w.act_stride = widest(w.act_stride, widest(w.pair_stride, w.adapter_stride));
@@ -252,8 +253,7 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
     w.block = take(used, t * w.hidden_stride);
     w.adapter = take(used, 3 * t * w.adapter_stride);
   }
-  if (uses.scan && s.scan_heads > 1) {
-    w.heads_scan_stride = row_stride(scan_channels(s));
+  if (w.heads_scan_stride > 0) {
     w.heads_x = take(used, t * w.heads_scan_stride);
     w.heads_dt = take(used, t * w.heads_scan_stride);
     w.heads_z = take(used, t * w.heads_scan_stride);
