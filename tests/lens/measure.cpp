@@ -145,9 +145,9 @@ TEST_CASE("experts: components of their own; one that no token passes costs noth
     CAPTURE(name);
     auto m = load_model(families + name);
     REQUIRE_MESSAGE(m, m.error().message());
-    const std::vector<std::int32_t> ids = {5, 17, 80, 3, 41, 9};
+    const std::vector<std::int32_t> ids = {5, 17};   // fewer than jamba.top1's three experts
     MeasureOptions o;
-    o.window = 3, o.windows = 2, o.formats = {"w2"};
+    o.window = 2, o.windows = 1, o.formats = {"w2"};
     for (int c = 0; c < int(m->components().size()); ++c)
       if (m->components()[std::size_t(c)].expert >= 0) o.components.push_back(c);
     const TempFolder folder;
@@ -161,7 +161,7 @@ TEST_CASE("experts: components of their own; one that no token passes costs noth
       CHECK(int(r.tokens.size()) == s.experts);
       std::int64_t all = 0;
       for (const std::int64_t tokens : r.tokens) all += tokens;
-      CHECK(all == 6 * used);
+      CHECK(all == 2 * used);
     }
     CHECK(got->entries.size() == 3 * std::size_t(s.experts) * got->routing.size());
     for (const SensitivityEntry& e : got->entries) {
@@ -174,7 +174,7 @@ TEST_CASE("experts: components of their own; one that no token passes costs noth
       idle += !passed;
     }
   }
-  CHECK(idle > 0);   // some expert of three was not chosen by any of six tokens
+  CHECK(idle > 0);
 }
 
 TEST_CASE("logits that are too large to keep are made again, with equal results") {
