@@ -1,4 +1,4 @@
-// 883 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 885 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
@@ -754,10 +754,10 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
   }
 }
 
-/// down( silu(gate n) * up n ) (+ residual) of a layer's ffn or of one of its experts, of `width` columns inside. `sites`: that
-/// LayerView or ExpertView.
-template <class Ops, class Layer, class Sites>
-KLENS_INLINE void run_swiglu(const Ops& ops, Layer l, const Sites& sites, decoder::Input& n, int width, float* y, const float* residual,
+/// down( silu(gate n) * up n ) or down( max(up n, 0)^2 ) (+ residual) of a layer's ffn or of one of its experts, of `width`
+/// columns inside. `sites`: that LayerView or ExpertView.
+template <Ffn F, class Ops, class Layer, class Sites>
+KLENS_INLINE void run_linears(const Ops& ops, Layer l, const Sites& sites, decoder::Input& n, int width, float* y, const float* residual,
                              const Pass& pass) {
   const WorkspaceLayout& at = pass.work->at;
   float* base = pass.work->base;
@@ -767,9 +767,14 @@ KLENS_INLINE void run_swiglu(const Ops& ops, Layer l, const Sites& sites, decode
     act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
     product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
   }
-  act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
-  decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&sites.gate_proj, base + at.gate, at.ffn_stride},
-                   decoder::Target<Role::up_proj>{&sites.up_proj, base + at.up, at.ffn_stride, nullptr, &act});
+  const decoder::Target<Role::up_proj> up{&sites.up_proj, base + at.up, at.ffn_stride, nullptr, &act};
+  if constexpr (F == Ffn::relu2) {
+    act.relu2 = true;
+    decoder::project(ops, pass, l, n, up);
+  } else {
+    act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
+    decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&sites.gate_proj, base + at.gate, at.ffn_stride}, up);
+  }
   decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&sites.down_proj, y, at.hidden_stride, residual});
 }
 
@@ -810,7 +815,7 @@ inline void run_experts(const Ops& ops, Layer l, decoder::Input& n, const Pass& 
         for (int i = begin; i < end; ++i)
           __builtin_memcpy(base + at.gathered + i * at.hidden_stride, n.x + rows[i] * n.stride, std::size_t(at.hidden_stride) * sizeof(float));
       });
-    run_swiglu(ops, decoder::ExpertOf{int(l)}, layer.experts[e], in, s.expert_ffn, base + at.expert, nullptr, part);
+    run_linears<Ffn::swiglu>(ops, decoder::ExpertOf{int(l)}, layer.experts[e], in, s.expert_ffn, base + at.expert, nullptr, part);
     n.held = Activation::f32, n.integers = n.floats = n.rounded = false;   // the quantized buffers hold down_proj's rows now
     split(pass.team, count, decoder::token_grain, [&](int begin, int end, int) {
       AddRowsArgs a;
@@ -839,19 +844,11 @@ inline void run_ffn(const Ops& ops, Layer l, const Pass& pass) {
     decoder::Input n{base + at.normed, at.hidden_stride, s.hidden};
     run_experts(ops, l, n, pass);
   } else if constexpr (F == Ffn::relu2) {
-    Epilogue act;
-    act.relu2 = true;
-    decoder::Input product{base + at.up, at.ffn_stride, s.ffn};
-    if (precision(Role::down_proj).activation != Activation::f32) {
-      act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
-      product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
-    }
     decoder::Input n = normed(precision(Role::up_proj));
-    decoder::project(ops, pass, l, n, decoder::Target<Role::up_proj>{&layer.up_proj, base + at.up, at.ffn_stride, nullptr, &act});
-    decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&layer.down_proj, x, at.hidden_stride, x});
+    run_linears<F>(ops, l, layer, n, s.ffn, x, x, pass);
   } else {
     decoder::Input n = normed(precision(Role::gate_proj), precision(Role::up_proj));
-    run_swiglu(ops, l, layer, n, s.ffn, x, x, pass);
+    run_linears<Ffn::swiglu>(ops, l, layer, n, s.ffn, x, x, pass);
     if constexpr (F == Ffn::moe_shared) {
       decoder::Input again{base + at.normed, at.hidden_stride, s.hidden};
       run_experts(ops, l, again, pass);

@@ -26,7 +26,7 @@ struct LayerTensor {
   const float* LayerView::* member;     // nullptr: the bias of the linear `role`
   Role role = Role::in_proj;
   std::int64_t width = shape[0];        // values or channels, the rest of the shape being columns of each
-  int heads = 1;                        // of the channels, each head's from a multiple of 32 on (scan_channels)
+  int heads = 1;                        // of the channels, scan_pitch() apart
   int interleave = 1;                   // of the bias of a linear, as the next: WeightSource
   std::int64_t first = 0;
 
@@ -37,10 +37,8 @@ struct LayerTensor {
   }
   std::int64_t columns() const { return member == nullptr ? 1 : count() / width; }
   /// As kernels read it: [columns][padded()], channel i at place(i).
-  std::int64_t padded() const { return heads == 1 ? round_up(width, lanes) : heads * round_up(width / heads, 32); }
-  std::int64_t place(std::int64_t i) const {
-    return heads == 1 ? i : i / (width / heads) * round_up(width / heads, 32) + i % (width / heads);
-  }
+  std::int64_t padded() const { return round_up(std::int64_t(heads) * scan_pitch(int(width), heads), lanes); }
+  std::int64_t place(std::int64_t i) const { return i / (width / heads) * scan_pitch(int(width), heads) + i % (width / heads); }
 };
 
 /// Where a layer keeps a tensor.
@@ -261,6 +259,20 @@ inline Result<void> read_rope(const ModelConfig& c, Shape& s, double theta_defau
   if (const auto scaling = c.json.find("rope_scaling"); scaling != c.json.end() && !scaling->is_null())
     return c.unsupported("rope_scaling", "null");
   s.rope_theta = float(theta), s.rotary_dim = int(s.qk_dim * part) / 2 * 2;
+  return {};
+}
+
+/// Sizes of Mamba-1 over mamba_expand * hidden_size channels, in the keys "mamba_*", and biases of linears.
+inline Result<void> read_mamba(const ModelConfig& c, Shape& s) {
+  KLENS_TRY(const std::int64_t expand, c.integer_or("mamba_expand", 2, 1, 64));
+  if (expand * c.hidden_size > max_width) return c.unsupported("mamba_expand", "at most " + std::to_string(max_width) + " channels");
+  s.inner = int(expand * c.hidden_size);
+  KLENS_TRY(s.n_state, c.integer_or("mamba_d_state", 16, 1, 4096));
+  KLENS_TRY(s.conv_taps, c.integer_or("mamba_d_conv", 4, 2, 4));
+  KLENS_TRY(s.dt_rank, integer_or_auto(c, "mamba_dt_rank", div_up(c.hidden_size, 16), max_width));
+  KLENS_TRY(s.conv_bias, c.boolean_or("mamba_conv_bias", true));
+  KLENS_TRY(s.in_proj_bias, c.boolean_or("mamba_proj_bias", false));
+  s.out_proj_bias = s.in_proj_bias;
   return {};
 }
 

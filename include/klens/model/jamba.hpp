@@ -38,15 +38,7 @@ inline Result<RuntimePlan> skeleton(const ModelConfig& c) {
     s.experts = experts, s.expert_ffn = ffn, s.softmax_of_all = true;
   }
   if (uses.scan) {
-    KLENS_TRY(const std::int64_t expand, c.integer_or("mamba_expand", 2, 1, 64));
-    if (expand * c.hidden_size > max_width) return c.unsupported("mamba_expand", "at most " + std::to_string(max_width) + " channels");
-    s.inner = int(expand * c.hidden_size);
-    KLENS_TRY(s.n_state, c.integer_or("mamba_d_state", 16, 1, 4096));
-    KLENS_TRY(s.conv_taps, c.integer_or("mamba_d_conv", 4, 2, 4));
-    KLENS_TRY(s.dt_rank, integer_or_auto(c, "mamba_dt_rank", div_up(c.hidden_size, 16), max_width));
-    KLENS_TRY(s.conv_bias, c.boolean_or("mamba_conv_bias", true));
-    KLENS_TRY(s.in_proj_bias, c.boolean_or("mamba_proj_bias", false));
-    s.out_proj_bias = s.in_proj_bias;
+    KLENS_OK(read_mamba(c, s));
     s.inner_norms = s.inner_norm_weights = true, s.inner_norm_eps = s.norm_eps;
   }
   if (uses.attention) KLENS_OK(read_heads(c, s));

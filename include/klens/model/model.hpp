@@ -241,6 +241,10 @@ class Model {
     return c.expert < 0 ? member_of(layers_[std::size_t(c.layer)], c.role)
                         : expert_member(experts_[expert_index(skeleton_, c.layer, c.expert)], c.role);
   }
+  /// Where a component lies in the checkpoint.
+  WeightSource source_at(const Component& c) const {
+    return source_of(reader_of(view_.shape.family), skeleton_, {c.role, c.layer, c.rows, c.cols, {}, c.expert});
+  }
   void lay_out_layers();
   void share_block(int layer);
   Slot& slot(int component) { return slots_[std::size_t(component)]; }

@@ -156,7 +156,7 @@ inline Result<void> Model::load_component(int component) {
     bind(component, *m);
     return {};
   }
-  const WeightSource source = source_of(reader_of(view_.shape.family), skeleton_, {c.role, c.layer, c.rows, c.cols, {}, c.expert});
+  const WeightSource source = source_at(c);
   KLENS_TRY(slot.pristine, require(source.tensor, source.shape));
   slot.first_row = source.first_row, slot.interleave = source.interleave;
   slot.reference = detail::exact_format(slot.pristine->dtype);
@@ -167,9 +167,7 @@ inline Result<void> Model::load_component(int component) {
 
 inline Result<void> Model::check_names() const {
   std::vector<std::string> known;
-  const FamilyReader& reader = reader_of(view_.shape.family);
-  for (const Component& c : components_)
-    known.push_back(packed_ ? c.name : source_of(reader, skeleton_, {c.role, c.layer, c.rows, c.cols, {}, c.expert}).tensor);
+  for (const Component& c : components_) known.push_back(packed_ ? c.name : source_at(c).tensor);
   for (const TensorView* t : small_) known.push_back(t->name);
   std::ranges::sort(known);
   const auto check = [&](std::string_view name) -> Result<void> {

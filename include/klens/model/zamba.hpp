@@ -60,16 +60,8 @@ inline Result<RuntimePlan> skeleton(const ModelConfig& c) {
     KLENS_OK(read_block(c, s));
     KLENS_TRY(s.ffn, c.integer("intermediate_size", 1, max_width));
   }
-  KLENS_TRY(const std::int64_t expand, c.integer_or("mamba_expand", 2, 1, 64));
-  if (expand * c.hidden_size > max_width) return c.unsupported("mamba_expand", "at most " + std::to_string(max_width) + " channels");
-  s.inner = int(expand * c.hidden_size);
+  KLENS_OK(read_mamba(c, s));
   KLENS_TRY(s.scan_heads, c.integer_or("n_mamba_heads", 2, 1, max_heads));
-  KLENS_TRY(s.n_state, c.integer_or("mamba_d_state", 16, 1, 4096));
-  KLENS_TRY(s.conv_taps, c.integer_or("mamba_d_conv", 4, 2, 4));
-  KLENS_TRY(s.dt_rank, integer_or_auto(c, "mamba_dt_rank", div_up(c.hidden_size, 16), max_width));
-  KLENS_TRY(s.conv_bias, c.boolean_or("mamba_conv_bias", true));
-  KLENS_TRY(s.in_proj_bias, c.boolean_or("mamba_proj_bias", false));
-  s.out_proj_bias = s.in_proj_bias;
   KLENS_OK(only(c, "hidden_mamba_act", std::string_view("silu")));
   KLENS_OK(only(c, "sliding_window", std::int64_t(0)));
   return finish_skeleton(c, std::move(plan));

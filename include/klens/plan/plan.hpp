@@ -220,10 +220,12 @@ KLENS_INLINE constexpr bool has_bias(const Shape& s, Mixer mixer, Role role) {
 /// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x; conv_attention q | k | v.
 struct Extent { int rows, cols; };
 
-/// Channels of the state of a Mamba-1 scan: each head's from a multiple of 32 on, so that its rows are inputs of linears.
-KLENS_INLINE constexpr int scan_channels(const Shape& s) {
-  return s.scan_heads == 1 ? s.inner : s.scan_heads * ((s.inner / s.scan_heads + 31) / 32 * 32);
-}
+/// Channels from one head of a Mamba-1 scan to the next: a multiple of 32 where there are several, so that a head's rows are
+/// inputs of linears.
+KLENS_INLINE constexpr int scan_pitch(int inner, int heads) { return heads == 1 ? inner : (inner / heads + 31) / 32 * 32; }
+
+/// Channels of the state of a Mamba-1 scan.
+KLENS_INLINE constexpr int scan_channels(const Shape& s) { return s.scan_heads * scan_pitch(s.inner, s.scan_heads); }
 
 KLENS_INLINE constexpr int qkv_columns(const Shape& s, bool own_kv) {
   return s.heads * s.qk_dim + (own_kv ? s.kv_heads * (s.qk_dim + s.v_dim) : 0);
