@@ -310,6 +310,26 @@ struct Case<SsdArgs> {
   }
 };
 
+/// The heads of mamba3-siso-187m.
+template <>
+struct Case<Mamba3Args> {
+  static Mamba3Args args(Memory& m, int tokens) {
+    Mamba3Args a;
+    a.heads = 24, a.head_dim = 64, a.n_state = 128, a.angles = 32, a.least_rate = 1e-4f;
+    const int width = a.heads * a.head_dim, keys = a.heads * a.n_state, row = 2 * width;
+    a.x = m.random(tokens * row), a.b = a.x + width, a.c = a.b + a.n_state, a.dt = a.c + a.n_state, a.a = a.dt + a.heads;
+    a.trap = a.a + a.heads, a.angle = a.trap + a.heads, a.stride = row;
+    a.dt_bias = m.random(32, -6, -2), a.b_bias = m.random(keys), a.c_bias = m.random(keys), a.d = m.random(32);
+    const Mamba3Carried at = mamba3_carried(a.heads, a.head_dim, a.n_state, a.angles);
+    a.turns = m.output(at.floats), a.gain = a.turns + at.gain, a.last_key = a.turns + at.last_key, a.last_x = a.turns + at.last_x;
+    a.key = m.output(tokens * keys), a.query = m.output(tokens * keys), a.key_stride = keys;
+    a.delayed = m.output(tokens * width), a.delayed_stride = width, a.factor_stride = 32;
+    a.step = m.output(tokens * 32), a.shrink = m.output(tokens * 32), a.skip = m.output(tokens * 32);
+    a.tokens = tokens, a.begin = 0, a.end = a.heads;
+    return a;
+  }
+};
+
 /// A matrix of 4-bit groups of any codes: what a linear and an embedding read.
 inline PackedMatrix packed(Memory& m, const Precision& p, int rows, int cols) {
   const PackedLayout l = layout_of(p, rows, cols);

@@ -18,7 +18,9 @@ struct Options {
 std::vector<std::string> parts_of(const Shape& s) {
   std::vector<std::string> parts;
   if (s.heads > 0) parts.push_back(fmt::format("attention: {} query and {} kv heads, head {} (v {})", s.heads, s.kv_heads, s.qk_dim, s.v_dim));
-  if (s.ssm_heads > 0)
+  if (s.ssm_angles > 0)
+    parts.push_back(fmt::format("mamba-3: {} channels in {} heads, {} groups, state {}, {} angles", s.inner, s.ssm_heads, s.ssm_groups, s.n_state, s.ssm_angles));
+  else if (s.ssm_heads > 0)
     parts.push_back(fmt::format("mamba-2: {} channels in {} heads, {} groups, state {}, conv {}", s.inner, s.ssm_heads, s.ssm_groups, s.n_state, s.conv_taps));
   else if (s.n_state > 0)
     parts.push_back(fmt::format("mamba: {} channels{}, state {}, conv {}, dt rank {}", s.inner,

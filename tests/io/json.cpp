@@ -92,7 +92,7 @@ TEST_CASE("config: hostile and unknown values are named") {
   CHECK(message("[]") == "config.json: expected a JSON object, found an array of 0");
   CHECK(message("{}") == "config.json: 'model_type': expected a string, found nothing");
   CHECK(message(R"({"model_type": "rwkv"})") ==
-        "config.json: 'model_type': expected one of: hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h, jamba, granitemoehybrid, zamba, zamba2, found a string 'rwkv'");
+        "config.json: 'model_type': expected one of: hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h, jamba, granitemoehybrid, zamba, zamba2, mamba3, found a string 'rwkv'");
   const std::string head = R"({"model_type": "hymba", "num_hidden_layers": 8, "vocab_size": 9, "hidden_size": )";
   CHECK(message(head + "64}") == "");
   CHECK(message(head + "64, \"limit\": [0.0, Infinity, -Infinity, NaN], \"s\": \"Infinity \\\" NaN\"}") == "");

@@ -118,6 +118,36 @@ TEST_CASE("math: softplus within 2 ulp, sigmoid and silu within 3") {
   CHECK(worst_ulps(silu, oracle::silu, -87.0f, 100.0f, stride * 8, 4) > 3);
 }
 
+TEST_CASE("math: tanh within 2 ulp, cosine and sine of turns within 2^-23") {
+  const auto f = [](v16f x) { return klens::tanh(x); };
+  const auto exact = [](double x) { return std::tanh(x); };
+  const double worst = worst_ulps(f, exact, -100.0f, 100.0f, stride);
+  MESSAGE("worst ulp: tanh ", worst);
+  CHECK(worst <= 2);
+  CHECK(worst_ulps(f, exact, -0.7f, 0.7f, 997) <= 2);
+  CHECK(worst_ulps(f, exact, -100.0f, 100.0f, stride * 8, 3) > 2);
+  CHECK(at(f, -INFINITY) == -1.0f);
+  CHECK(std::isnan(at(f, NAN)));
+
+  const auto cosine = [](v16f t) { return klens::turned(t).cos; };
+  const auto sine = [](v16f t) { return klens::turned(t).sin; };
+  fixture::Judge judge, tripwire;
+  for (int i = -40000; i <= 40000; ++i) {
+    const float t = float(i) * 1.37e-5f + float(i % 7);
+    const double angle = 2 * 3.14159265358979323846 * (double(t) - std::floor(double(t)));
+    judge(double(at(cosine, t)), std::cos(angle), 0x1p-23), judge(double(at(sine, t)), std::sin(angle), 0x1p-23);
+    tripwire(double(at(sine, t)) + 0x1p-22, std::sin(angle), 0x1p-23);
+  }
+  CHECK(judge.wrong == 0);
+  CHECK(tripwire.wrong > 0);
+  const float quarter[4][2] = {{1, 0}, {0, 1}, {-1, 0}, {0, -1}};
+  for (int k = -9; k <= 9; ++k) {
+    CHECK(at(cosine, float(k) * 0.25f) == quarter[(k + 12) % 4][0]);
+    CHECK(at(sine, float(k) * 0.25f) == quarter[(k + 12) % 4][1]);
+  }
+  CHECK(std::isnan(at(sine, NAN)));
+}
+
 TEST_CASE("math: silu has the bits of ref on the active level") {
   constexpr int n = 1 << 16;
   fixture::Guarded x(n), one(n), y(n), expected(n);

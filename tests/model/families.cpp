@@ -64,10 +64,11 @@ std::vector<float> rows_of(const Golden& g, const std::string& name, std::int64_
   return {all.begin() + i * size, all.begin() + (i + 1) * size};
 }
 
-/// transformers' Mamba, FalconMamba and Mamba2 leave the embedding's output out: hidden.i is what layer i gave, before the
+/// transformers' Mamba, FalconMamba and Mamba2 leave the embedding's output out (and so does our mamba3): hidden.i is what layer i gave, before the
 /// norm. Name of our hidden state l, or none.
 std::string golden_hidden(klens::Family family, int layers, int l) {
-  const bool shifted = family == klens::Family::mamba || family == klens::Family::falcon_mamba || family == klens::Family::mamba2;
+  using klens::Family;
+  const bool shifted = family == Family::mamba || family == Family::falcon_mamba || family == Family::mamba2 || family == Family::mamba3;
   if (!shifted || l == layers) return "hidden." + std::to_string(l);
   return l == 0 ? std::string() : "hidden." + std::to_string(l - 1);
 }

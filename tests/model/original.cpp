@@ -175,8 +175,20 @@ TEST_CASE("original: a field that changes the arithmetic is read, or an error th
   CHECK(fails("\"d_intermediate\": 0", "\"d_intermediate\": 64") ==
         "/config.json: 'd_intermediate': expected 0, found 64");
   CHECK(fails("\"rms_norm\": true", "\"rms_norm\": false") == "/config.json: 'rms_norm': expected true, found false");
-  CHECK(fails("\"Mamba2\"", "\"Mamba3\"") ==
-        "/config.json: 'ssm_cfg': 'layer': expected 'Mamba1' or 'Mamba2', found a string 'Mamba3'");
+  CHECK(fails("\"Mamba2\"", "\"Mamba4\"") ==
+        "/config.json: 'ssm_cfg': 'layer': expected 'Mamba1', 'Mamba2' or 'Mamba3', found a string 'Mamba4'");
+  // Mamba-3: what mamba_ssm's can do beyond ours.
+  const auto mamba3 = [&](const std::string& fields) {
+    put(config, R"({"d_model": 40, "n_layer": 1, "vocab_size": 93, "ssm_cfg": {"layer": "Mamba3", "headdim": 10)" + fields + "}}");
+    return error_of(folder.path());
+  };
+  CHECK(mamba3(", \"is_mimo\": true") == "/config.json: 'ssm_cfg': 'is_mimo': expected false, found true");
+  CHECK(mamba3(", \"rope_fraction\": 0.25").starts_with("/config.json: 'ssm_cfg': 'rope_fraction': expected 0.5 or 1"));
+  CHECK(mamba3(", \"d_conv\": 4").starts_with("/config.json: 'ssm_cfg': 'd_conv': expected only fields of"));
+  CHECK(mamba3(", \"expand\": 3, \"headdim\": 25").starts_with("/config.json: "));
+  CHECK(mamba3(", \"d_state\": 300").find("'state_size'") != std::string::npos);
+  CHECK(mamba3(", \"d_state\": 15").find("shape.n_state") != std::string::npos);
+  CHECK(mamba3(", \"A_floor\": 0").find("'A_floor'") != std::string::npos);
   CHECK(fails("\"headdim\": 24", "\"headdim\": 25") ==
         "/config.json: 'ssm_cfg': 'headdim': expected a divisor of 96 channels, found 25");
   CHECK(fails("\"bias\": true", "\"norm_before_gate\": true") ==
@@ -315,6 +327,10 @@ TEST_CASE("original: the published configs give the published sizes") {
     CHECK(plan.shape.vocab == p.padded);
     CHECK(klens::parameters(plan) == p.parameters);
   }
+  // state-spaces/mamba3-siso-187m.
+  CHECK(klens::parameters(skeleton_of(
+            R"({"d_model": 768, "d_intermediate": 1536, "n_layer": 12, "vocab_size": 128256, "ssm_cfg": {"layer": "Mamba3"},
+    "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": true, "pad_vocab_size_multiple": 16, "tie_embeddings": true})")) == 186849600);
 
   // nvidia/Hymba-1.5B-Base: its config.json without the fields that klens has no use for.
   const std::string hymba = R"({"model_type": "hymba", "architectures": ["HymbaForCausalLM"], "hidden_size": 1600,

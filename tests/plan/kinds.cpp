@@ -47,6 +47,16 @@ constexpr Plan<4> with_block() {
   return plan;
 }
 
+/// Mamba-3 and SwiGLU.
+constexpr Plan<2> with_mamba3() {
+  Plan<2> plan;
+  plan.shape = {.family = Family::mamba3, .layers = 2, .hidden = 64, .vocab = 100, .inner = 128, .n_state = 24, .ffn = 96, .tied_head = true,
+                .norm_eps = 1e-5f, .ssm_heads = 8, .ssm_groups = 2, .inner_norm_eps = 1e-5f, .ssm_angles = 6, .least_rate = 1e-4f};
+  for (int l = 0; l < 2; ++l) plan.layers[std::size_t(l)].kv_source = l, plan.layers[std::size_t(l)].mixer = Mixer::mamba3;
+  return presets::uniform(plan, f::w8);
+}
+
+constexpr auto mamba3_plan = checked(with_mamba3());
 constexpr auto experts_plan = checked(with_experts());
 constexpr auto block_plan = checked(with_block());
 // Linears: embedding; 2 + 3 of layer 0; 4 + 12 of 1; 2 + 3 + 12 of 2.
@@ -95,7 +105,7 @@ TEST_CASE("experts and shared blocks: plan.json and plan.hpp give the same plan 
   const auto folder = std::filesystem::temp_directory_path() / ("klens_kinds_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
   int n = 0;
-  for (const PlanDocument& d : {document(runtime_plan(experts_plan)), document(runtime_plan(block_plan))}) {
+  for (const PlanDocument& d : {document(runtime_plan(experts_plan)), document(runtime_plan(block_plan)), document(runtime_plan(mamba3_plan))}) {
     const auto read = plan_from_json(plan_to_json(d), "plan.json");
     REQUIRE_MESSAGE(bool(read), read.error().message());
     CHECK(read->plan == d.plan);
@@ -131,6 +141,16 @@ TEST_CASE("experts and shared blocks: a broken rule is found with its field") {
   CHECK(fault_of(experts, [](auto& p) { p.shape.scan_heads = 0; }) == "shape.scan_heads");
   CHECK(fault_of(experts, [](auto& p) { p.layers[1].block_source = 0; }) == "layers[1].block_source");
   CHECK(fault_of(block, [](auto&) {}) == "");
+  const RuntimePlan mamba3 = runtime_plan(mamba3_plan);
+  CHECK(fault_of(mamba3, [](auto&) {}) == "");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.ssm_angles = 13; }) == "shape.ssm_angles");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.ssm_angles = 0; }) == "shape.ssm_angles");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.n_state = 23; }) == "shape.n_state");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.n_state = 258; }) == "shape.n_state");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.least_rate = 0; }) == "shape.least_rate");
+  CHECK(fault_of(mamba3, [](auto& p) { p.shape.conv_taps = 4; }) == "shape.conv_taps");
+  CHECK(fault_of(experts, [](auto& p) { p.shape.ssm_angles = 2; }) == "shape.ssm_angles");
+  CHECK(fault_of(experts, [](auto& p) { p.shape.least_rate = 1; }) == "shape.least_rate");
   for (const int source : {-1, 0, 2, 3, 4}) {
     CAPTURE(source);
     CHECK(fault_of(block, [&](auto& p) { p.layers[3].block_source = source; }) == (source == 3 ? "" : "layers[3].block_source"));

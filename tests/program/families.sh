@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every family of tests/data/families through the whole program: inspect, measure, plan, pack, eval, generate; the packed plan
-# is another model than the checkpoint, the one in f32 the same to the last bit, and two plans become programs of their own.
+# is another model than the checkpoint, the one in f32 the same to the last bit, and three plans become programs of their own.
 set -u
 . "$2/tests/program/support.sh"
 
@@ -53,7 +53,7 @@ for folder in "$root"/tests/data/families/*/; do
   [ "$part${rest:+,$rest}" = "$whole" ] || die "$name: two runs do not make what one makes ($whole)"
   built=$((built + 1))
 done
-[ "$built" -ge 17 ] || die "only $built families"
+[ "$built" -ge 19 ] || die "only $built families"
 
 # For llama-quantize: a line per tensor, one for all experts of a layer and role. Two of jamba's four layers have experts.
 good plan jamba.sensitivity.json --bpw 9 -o types.json --tensor-types types.txt
@@ -61,10 +61,11 @@ good plan jamba.sensitivity.json --bpw 9 -o types.json --tensor-types types.txt
 [ "$(sed -n 's/^^blk\\.[0-9]\\.ffn_\([a-z]*\)_exps\\.weight$=.*/\1/p' types.txt | sort | uniq -c | tr -d '\n ')" = 2down2gate2up ] || \
   die "experts in the types for jamba: $(cat types.txt)"
 
-# Two plans compiled into programs of their own (most of this test's time), with experts and with shared blocks: the same bits.
-for name in jamba zamba2; do
-  good build --plan $name.json --name of_$name -o specialised_$name --threads 1
-  specialised_$name/build/of_$name logits $name.klens --ids "$root/tests/data/families/$name/golden.safetensors" -o specialised.safetensors \
+# Three plans compiled into programs of their own (most of this test's time), with experts, shared blocks, Mamba-3: the same bits.
+for name in jamba zamba2 mamba3.norm; do
+  program=of_${name%.norm}
+  good build --plan $name.json --name "$program" -o specialised_$name --threads 1
+  specialised_$name/build/$program logits $name.klens --ids "$root/tests/data/families/$name/golden.safetensors" -o specialised.safetensors \
     >out 2>err || die "the specialised program of $name"
   good logits $name.klens --ids "$root/tests/data/families/$name/golden.safetensors" -o generic.safetensors
   cmp -s generic.safetensors specialised.safetensors || die "the specialised program of $name gives other bits"

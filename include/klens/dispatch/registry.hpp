@@ -13,6 +13,7 @@
 #if defined(KLENS_HAS_BF16)
 #include <klens/kernel/linear_fast.hpp>
 #endif
+#include <klens/kernel/mamba3.hpp>
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>

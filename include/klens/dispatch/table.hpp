@@ -28,6 +28,7 @@
   X(short_conv, ShortConvArgs)                  \
   X(scan, ScanArgs)                             \
   X(ssd, SsdArgs)                               \
+  X(mamba3_inputs, Mamba3Args)                  \
   X(embed, EmbedArgs)                           \
   X(vocab_kl, VocabKlArgs)                      \
   X(softmax, SoftmaxArgs)

@@ -96,4 +96,12 @@ KLENS_INLINE constexpr std::int64_t ssd_state_bytes(State s, std::int64_t heads,
   return ssd_scales_at(s, heads, head_dim, n_state) + (state_has_scales(s) ? heads * round_up(head_dim, lanes) * 4 : 0);
 }
 
+/// What Mamba-3 carries beside that state, in floats (Mamba3Args): turns, then the others from these on; each part a multiple of 16.
+struct Mamba3Carried { std::int64_t gain, last_key, last_x, floats; };
+KLENS_INLINE constexpr Mamba3Carried mamba3_carried(std::int64_t heads, std::int64_t head_dim, std::int64_t n_state, std::int64_t angles) {
+  const std::int64_t gain = heads * round_up(angles, lanes), last_key = gain + round_up(heads, lanes);
+  const std::int64_t last_x = last_key + round_up(heads * n_state, lanes);
+  return {gain, last_key, last_x, last_x + round_up(heads * head_dim, lanes)};
+}
+
 }  // namespace klens

@@ -1,9 +1,9 @@
-// The config.json of state-spaces' own checkpoints (state-spaces/mamba-130m .. mamba2-2.7b), which has no model_type,
-// as the one that transformers would have: fields and defaults of MambaConfig, Mamba and Mamba2 of the package
+// The config.json of state-spaces' own checkpoints (state-spaces/mamba-130m .. mamba2-2.7b, mamba3-siso-1.5b), which has no
+// model_type, as the one that transformers would have: fields and defaults of MambaConfig, Mamba, Mamba2 and Mamba3 of the package
 // mamba_ssm 2.
 //   ssm_cfg.layer: "Mamba1" (or none) -> mamba, "Mamba2" -> mamba2, where attn_layer_idx and attn_cfg stay (mamba2attn-2.7b);
-//    vocab_size is rounded up to
-//   pad_vocab_size_multiple, as the embedding's rows are;  norms have eps 1e-5, which no field changes
+//   "Mamba3" -> mamba3 (model/mamba3.hpp), d_intermediate rounded up to a multiple of 128 as the package's MLP does
+//   vocab_size is rounded up to pad_vocab_size_multiple, as the embedding's rows are;  norms have eps 1e-5, which no field changes
 // A field that changes the arithmetic and has no counterpart is an error that names it, and so is one that is not known
 // (the original refuses it too). Fields of initial values, fused kernels and chunk sizes do not matter here. Tests:
 // tests/model/original.cpp.
@@ -82,6 +82,31 @@ inline Result<void> read_original_mamba2(const Json& ssm, const std::string& at,
   return {};
 }
 
+/// The published checkpoints' Mamba3. The package on PyPI (2.3.2) has another rate of the decay than they were trained with, and
+/// no field that says so.
+inline Result<void> read_original_mamba3(const Json& c, const Json& ssm, const std::string& where, const std::string& at, std::int64_t inner,
+                                         Json& out) {
+  KLENS_OK(only_original_keys(ssm, at,
+                              {"layer", "d_state", "expand", "headdim", "ngroups", "rope_fraction", "dt_min", "dt_max", "dt_init_floor",
+                               "A_floor", "is_outproj_norm", "is_mimo", "mimo_rank", "chunk_size"}));
+  out["model_type"] = "mamba3";
+  KLENS_TRY(out["state_size"], json_int_or(ssm, "d_state", at, 128, 2, 4096));
+  KLENS_TRY(out["n_groups"], json_int_or(ssm, "ngroups", at, 1, 1, max_heads));
+  KLENS_TRY(const std::int64_t head, json_int_or(ssm, "headdim", at, 64, 1, 4096));
+  if (inner % head != 0)
+    return key_error(find_key(ssm, "headdim"), "headdim", at, "a divisor of " + std::to_string(inner) + " channels");
+  out["head_dim"] = head, out["num_heads"] = inner / head;
+  KLENS_TRY(const double turned, json_number_or(ssm, "rope_fraction", at, 0.5));
+  if (turned != 0.5 && turned != 1.0) return key_error(find_key(ssm, "rope_fraction"), "rope_fraction", at, "0.5 or 1");
+  out["rope_fraction"] = turned;
+  KLENS_TRY(out["A_floor"], json_number_or(ssm, "A_floor", at, 1e-4));
+  KLENS_TRY(out["is_outproj_norm"], json_bool_or(ssm, "is_outproj_norm", at, false));
+  KLENS_OK(only_default(ssm, "is_mimo", at, false));
+  KLENS_TRY(const std::int64_t mlp, json_int_or(c, "d_intermediate", where, 0, 0, max_width));
+  out["intermediate_size"] = (mlp + 127) / 128 * 128;
+  return only_default(c, "attn_layer_idx", where, Json::array());
+}
+
 /// Layers of attention between (mamba_ssm.modules.mha): checked, with its defaults filled in.
 inline Result<void> read_original_attention(const Json& c, const std::string& where, std::int64_t width, Json& out) {
   const Json* layers = find_key(c, "attn_layer_idx");
@@ -126,7 +151,6 @@ inline Result<Json> from_original_config(const Json& c, const std::string& where
       c, where,
       {"d_model", "d_intermediate", "n_layer", "vocab_size", "ssm_cfg", "attn_layer_idx", "attn_cfg", "rms_norm",
        "residual_in_fp32", "fused_add_norm", "pad_vocab_size_multiple", "tie_embeddings"}));
-  KLENS_OK(only_default(c, "d_intermediate", where, 0));  // gated MLPs between
   KLENS_OK(only_default(c, "rms_norm", where, true));     // false: LayerNorm
   Json out = Json::object();
   KLENS_TRY(const std::int64_t width, json_int(c, "d_model", where, 1, max_width));
@@ -142,11 +166,16 @@ inline Result<Json> from_original_config(const Json& c, const std::string& where
   if (!ssm->is_object()) return key_error(ssm, "ssm_cfg", where, "an object");
   const std::string at = where + ": 'ssm_cfg'";
   KLENS_TRY(const std::int64_t expand, json_int_or(*ssm, "expand", at, 2, 1, 64));
+  KLENS_TRY(const std::string layer, json_string_or(*ssm, "layer", at, "Mamba1"));
+  if (layer == "Mamba3") {
+    KLENS_OK(read_original_mamba3(c, *ssm, where, at, expand * width, out));
+    return out;
+  }
+  KLENS_OK(only_default(c, "d_intermediate", where, 0));  // gated MLPs between
   out["expand"] = expand;
   KLENS_TRY(out["conv_kernel"], json_int_or(*ssm, "d_conv", at, 4, 2, 4));
   KLENS_TRY(out["use_conv_bias"], json_bool_or(*ssm, "conv_bias", at, true));
   KLENS_TRY(out["use_bias"], json_bool_or(*ssm, "bias", at, false));
-  KLENS_TRY(const std::string layer, json_string_or(*ssm, "layer", at, "Mamba1"));
   if (layer == "Mamba1") {
     KLENS_OK(only_default(c, "attn_layer_idx", where, Json::array()));
     KLENS_OK(read_original_mamba(*ssm, at, width, out));
@@ -154,7 +183,7 @@ inline Result<Json> from_original_config(const Json& c, const std::string& where
     KLENS_OK(read_original_mamba2(*ssm, at, expand * width, out));
     KLENS_OK(read_original_attention(c, where, width, out));
   } else {
-    Error e = key_error(find_key(*ssm, "layer"), "layer", at, "'Mamba1' or 'Mamba2'");
+    Error e = key_error(find_key(*ssm, "layer"), "layer", at, "'Mamba1', 'Mamba2' or 'Mamba3'");
     e.code = ErrorCode::unsupported;
     return e;
   }

@@ -205,6 +205,51 @@ struct SsdArgs {
   float* scales = nullptr;              // [heads][head_dim_padded], s16 and s8 only; read and updated
   std::uint32_t key = 0;                // of the random rounding: the layer
   int position = 0;                     // absolute, of token 0
+  // Made before, by mamba3_inputs: [tokens, factor_stride], one column per head; else nullptr. Then dt, dt_bias, a2, d and the
+  // limits of dt are not read:  S = decay S + step x B^T;  y = (S C + skip * skip_x) * silu(z)
+  const float* step = nullptr;
+  const float* shrink = nullptr;        // decay, at least 2^-90
+  const float* skip = nullptr;
+  std::int64_t factor_stride = 0;
+  const float* skip_x = nullptr;        // [tokens, skip_stride]: heads x head_dim columns
+  std::int64_t skip_stride = 0;
+};
+
+/// What SsdArgs reads in a layer of Mamba-3 (kernel/mamba3.hpp), from a row of in_proj. Work item: a head.
+struct Mamba3Args {
+  const float* x = nullptr;             // [tokens, stride], as all up to angle: heads x head_dim columns
+  const float* b = nullptr;             // groups x n_state columns, after their norm
+  const float* c = nullptr;
+  const float* dt = nullptr;            // heads columns, before softplus
+  const float* a = nullptr;             // heads columns, before what makes them rates
+  const float* trap = nullptr;          // heads columns, before the sigmoid
+  const float* angle = nullptr;         // angles columns, before tanh
+  std::int64_t stride = 0;
+  const float* dt_bias = nullptr;       // [heads]
+  const float* b_bias = nullptr;        // [heads][n_state], first elements of all pairs, then second ones
+  const float* c_bias = nullptr;
+  const float* d = nullptr;             // [heads]
+  float least_rate = 0;
+  int heads = 0, groups = 1;            // heads a multiple of groups
+  int head_dim = 0, n_state = 0;        // n_state even, at most scan_most_states
+  int angles = 0;                       // at most n_state / 2
+  int tokens = 0;
+  // State, zero at first, read and updated.
+  float* turns = nullptr;               // [heads][round_up(angles, 16)]: angles of the rotation, in turns, [-1/2, 1/2]
+  float* gain = nullptr;                // [heads]
+  float* last_key = nullptr;            // [heads][n_state], in the order of b_bias
+  float* last_x = nullptr;              // [heads][head_dim]
+  // Written.
+  float* key = nullptr;                 // [tokens, key_stride]: SsdArgs::b of as many groups as heads
+  float* query = nullptr;               // [tokens, key_stride]: SsdArgs::c
+  std::int64_t key_stride = 0;
+  float* delayed = nullptr;             // [tokens, delayed_stride]: SsdArgs::x
+  std::int64_t delayed_stride = 0;
+  float* step = nullptr;                // [tokens, factor_stride], as the next two
+  float* shrink = nullptr;
+  float* skip = nullptr;
+  std::int64_t factor_stride = 0;
+  int begin = 0, end = 0;               // heads
 };
 
 }  // namespace klens

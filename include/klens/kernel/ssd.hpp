@@ -65,12 +65,13 @@ struct Factors {
   unsigned rescaled;   // bit i: grow[i] != 1
 };
 
-/// raw and a2 in out.step and out.shrink.
+/// dt before softplus and a2 in out.step and out.shrink; steps and decays that were made before stay.
 KLENS_NOINLINE inline void begin(const SsdArgs& a, Factors& out) {
+  out.rescaled = 0;
+  if (a.step != nullptr) return;
   const v16f a2 = load(out.shrink), step = min(splat(a.dt_max), max(splat(a.dt_min), softplus(load(out.step))));
   store(out.step, step);
   store(out.shrink, exp2_below_127(max(splat(-90.0f), step * a2)));
-  out.rescaled = 0;
 }
 
 /// Factors i of the head and token whose P was p; returns its P.
@@ -91,9 +92,16 @@ KLENS_INLINE float advance(float p, int i, Factors& out) {
 /// Tokens t .. t + count - 1 of a head: lane = token. Returns P after the last.
 template <State S>
 KLENS_INLINE float begin_tokens(const SsdArgs& a, int head, int t, int count, float p, Factors& out) {
-  alignas(64) float raw[lanes] = {};
-  for (int i = 0; i < count; ++i) raw[i] = a.dt[(t + i) * a.dt_stride + head];
-  store(out.step, load(raw) + splat(a.dt_bias != nullptr ? a.dt_bias[head] : 0.0f)), store(out.shrink, splat(a.a2[head]));
+  if (a.step != nullptr) {
+    for (int i = 0; i < count; ++i) {
+      const std::int64_t at = (t + i) * a.factor_stride + head;
+      out.step[i] = a.step[at], out.shrink[i] = a.shrink[at];
+    }
+  } else {
+    alignas(64) float raw[lanes] = {};
+    for (int i = 0; i < count; ++i) raw[i] = a.dt[(t + i) * a.dt_stride + head];
+    store(out.step, load(raw) + splat(a.dt_bias != nullptr ? a.dt_bias[head] : 0.0f)), store(out.shrink, splat(a.a2[head]));
+  }
   begin(a, out);
   for (int i = 0; i < count; ++i) p = advance<S>(p, i, out);
   return p;
@@ -118,8 +126,9 @@ template <State S>
 KLENS_INLINE state_detail::stored<S>* state_of(const Columns& c) { return static_cast<state_detail::stored<S>*>(c.state); }
 
 KLENS_NOINLINE inline void end_token(const SsdArgs& a, int head, int t, const Columns& c, float decay, const float* sum) {
-  const v16f x = load_upto(a.x + t * a.x_stride + c.at, c.n);
-  v16f y = fma(splat(decay), load(sum), splat(a.d != nullptr ? a.d[head] : 0.0f) * x);
+  const v16f x = a.skip != nullptr ? load_upto(a.skip_x + t * a.skip_stride + c.at, c.n) : load_upto(a.x + t * a.x_stride + c.at, c.n);
+  const float d = a.skip != nullptr ? a.skip[t * a.factor_stride + head] : a.d != nullptr ? a.d[head] : 0.0f;
+  v16f y = fma(splat(decay), load(sum), splat(d) * x);
   if (a.z != nullptr) y = y * silu(load_upto(a.z + t * a.z_stride + c.at, c.n));
   store_upto(a.y + t * a.y_stride + c.at, y, c.n);
 }
@@ -233,8 +242,13 @@ KLENS_INLINE void run_lone(const SsdArgs& a, int t) {
   Factors with;
   for (int first = a.begin / vectors; first < heads; first += lanes) {
     const int count = heads - first < lanes ? heads - first : lanes;
-    const v16f bias = a.dt_bias != nullptr ? load_n(a.dt_bias + first, count) : zero();
-    store(with.step, load_n(a.dt + t * a.dt_stride + first, count) + bias), store(with.shrink, load_n(a.a2 + first, count));
+    if (a.step != nullptr) {
+      const std::int64_t at = t * a.factor_stride + first;
+      store(with.step, load_n(a.step + at, count)), store(with.shrink, load_n(a.shrink + at, count));
+    } else {
+      const v16f bias = a.dt_bias != nullptr ? load_n(a.dt_bias + first, count) : zero();
+      store(with.step, load_n(a.dt + t * a.dt_stride + first, count) + bias), store(with.shrink, load_n(a.a2 + first, count));
+    }
     begin(a, with);
     for (int i = 0; i < count; ++i) {
       const int head = first + i, from = head * vectors, to = from + vectors;

@@ -9,6 +9,8 @@
 #include <klens/lens/windows.hpp>
 #include <klens/model/families.hpp>
 
+#include <numbers>
+
 namespace klens {
 
 class Float64Forward {
@@ -250,6 +252,60 @@ class Float64Forward {
     return project(y, Role::out_proj, l, team);
   }
 
+  /// Rows of in_proj: gate | x | B | C | dt | A | trapezoid | angles.
+  Result<Matrix> mamba3(const Matrix& n, int l, const Team& team) const {
+    const Shape& s = plan_.shape;
+    const int bc = s.ssm_groups * s.n_state, heads = s.ssm_heads, width = s.inner / heads;
+    KLENS_TRY(const Matrix in, project(n, Role::in_proj, l, team));
+    const int rows = 2 * s.inner, factors = rows + 2 * bc;
+    KLENS_TRY(const Matrix b, norm(float64::columns(in, rows, bc), l, &LayerView::b_norm, s.n_state, s.inner_norm_eps));
+    KLENS_TRY(const Matrix c, norm(float64::columns(in, rows + bc, bc), l, &LayerView::c_norm, s.n_state, s.inner_norm_eps));
+    KLENS_TRY(const Matrix dt, time_steps(float64::columns(in, factors, heads), l));
+    KLENS_TRY(const std::vector<float> b_bias, small(l, &LayerView::b_bias));
+    KLENS_TRY(const std::vector<float> c_bias, small(l, &LayerView::c_bias));
+    KLENS_TRY(const std::vector<float> d, small(l, &LayerView::d));
+    Matrix y(in.rows, s.inner);
+    for (int h = 0; h < heads; ++h) {
+      const int shared = h / (heads / s.ssm_groups) * s.n_state;
+      std::vector<double> turns(std::size_t(s.ssm_angles), 0.0), state(std::size_t(width * s.n_state), 0.0);
+      std::vector<double> last_k(std::size_t(s.n_state), 0.0), last_v(std::size_t(width), 0.0);
+      for (int t = 0; t < in.rows; ++t) {
+        const double step = dt.row(t)[h], raw = in.row(t)[factors + heads + h];
+        const double keep = std::exp(-step * std::fmax(raw >= 0 ? 1 + raw : 1 / (1 - raw), double(s.least_rate)));
+        const double now = step / (1 + std::exp(-in.row(t)[factors + 2 * heads + h])), before = keep * (step - now);
+        std::vector<double> k(b.row(t) + shared, b.row(t) + shared + s.n_state), q(c.row(t) + shared, c.row(t) + shared + s.n_state);
+        for (int i = 0; i < s.n_state; ++i) {
+          k[std::size_t(i)] += double(b_bias[std::size_t(h * s.n_state + i)]);
+          q[std::size_t(i)] += double(c_bias[std::size_t(h * s.n_state + i)]);
+        }
+        for (int i = 0; i < s.ssm_angles; ++i) {
+          double& angle = turns[std::size_t(i)];
+          angle += std::numbers::pi * std::tanh(in.row(t)[factors + 3 * heads + i]) * step;
+          const double cosine = std::cos(angle), sine = std::sin(angle);
+          float64::rotate_pair(k[std::size_t(2 * i)], k[std::size_t(2 * i + 1)], cosine, sine);
+          float64::rotate_pair(q[std::size_t(2 * i)], q[std::size_t(2 * i + 1)], cosine, sine);
+        }
+        for (int p = 0; p < width; ++p) {
+          const double v = in.row(t)[s.inner + h * width + p];
+          double sum = 0;
+          for (int i = 0; i < s.n_state; ++i) {
+            double& value = state[std::size_t(p * s.n_state + i)];
+            value = keep * value + before * last_v[std::size_t(p)] * last_k[std::size_t(i)] + now * v * k[std::size_t(i)];
+            sum += value * q[std::size_t(i)];
+          }
+          y.row(t)[h * width + p] = sum + double(d[std::size_t(h)]) * v;
+          last_v[std::size_t(p)] = v;
+        }
+        last_k = k;
+      }
+    }
+    if (s.norm_groups > 0) {
+      KLENS_TRY(y, norm(y, l, &LayerView::gated_norm, s.inner / s.norm_groups, s.inner_norm_eps));
+    }
+    float64::gate(y, float64::columns(in, 0, s.inner));
+    return project(y, Role::out_proj, l, team);
+  }
+
   Result<Matrix> attention(const Matrix& n, int l, Cache& cache, const Team& team) const {
     KLENS_TRY(Matrix q, project(n, Role::q_proj, l, team));
     Matrix k, v;
@@ -353,6 +409,7 @@ class Float64Forward {
         case Mixer::attention: return attention(n, l, cache, team);
         case Mixer::short_conv: return short_conv(n, l, team);
         case Mixer::conv_attention: return conv_attention(n, l, cache, team);
+        case Mixer::mamba3: return mamba3(n, l, team);
         case Mixer::none:
         case Mixer::parallel: break;
       }

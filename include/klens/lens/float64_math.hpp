@@ -89,17 +89,18 @@ inline Matrix rms_norm(const Matrix& x, int width, const std::vector<float>& w, 
   return y;
 }
 
+/// (a, b) turned by the angle of this cosine and sine.
+inline void rotate_pair(double& a, double& b, double c, double s) {
+  const double x = a;
+  a = x * c - b * s, b = b * c + x * s;
+}
+
 /// RoPE of the first `turned` columns of every run of `head_dim`: columns i and i + turned / 2 by t theta^(-2 i / turned).
 inline void rotate(Matrix& x, int head_dim, int turned, double theta) {
   for (int t = 0; t < x.rows; ++t)
     for (int i = 0; i < turned / 2; ++i) {
       const double angle = t * std::pow(theta, -2.0 * i / turned), c = std::cos(angle), s = std::sin(angle);
-      for (int first = 0; first < x.cols; first += head_dim) {
-        double &a = x.row(t)[first + i], &b = x.row(t)[first + i + turned / 2];
-        const double was = a;
-        a = a * c - b * s;
-        b = b * c + was * s;
-      }
+      for (int first = 0; first < x.cols; first += head_dim) rotate_pair(x.row(t)[first + i], x.row(t)[first + i + turned / 2], c, s);
     }
 }
 

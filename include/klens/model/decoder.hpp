@@ -1,4 +1,4 @@
-// 885 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 954 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
@@ -11,6 +11,8 @@
 //   attention   o_proj( attention(q, k, v) )                     parallel: mamba2 + attention of one n (Falcon-H1)
 //   short_conv  out_proj( C conv(B x) )                          in_proj n = B | C | x              (LFM2)
 //   conv_attention               out_proj( attention(conv(q k v)) ), no activation      (state-spaces' mamba2attn)
+//   mamba3      out_proj( ssd(x, turned(norm(B)), turned(norm(C))) silu(gate) ), in_proj n = gate | x | B | C | dt | A | trapezoid |
+//               angles; with norms of the heads before the gate where there are some   (kernel/mamba3.hpp)
 //   block_mamba, block_mamba2    mamba or mamba2 of norm(x + block_out( f(a(norm([x | e]))) )) (Zamba, arXiv 2405.16712): attention
 //               a and f(u) = down( gelu(gate v) * up v ), v = norm(u), of a block that layers share, without residuals; e the
 //               embedding's output. Adapters: q n + q_adapter_out(q_adapter_in n), as k, v, gate and up (Zamba2, 2411.15242)
@@ -58,6 +60,7 @@ struct TableOps {
       case Mixer::block_mamba: return f(std::integral_constant<Mixer, Mixer::block_mamba>{});
       case Mixer::block_mamba2: return f(std::integral_constant<Mixer, Mixer::block_mamba2>{});
       case Mixer::conv_attention: return f(std::integral_constant<Mixer, Mixer::conv_attention>{});
+      case Mixer::mamba3: return f(std::integral_constant<Mixer, Mixer::mamba3>{});
     }
   }
   template <class F>
@@ -525,41 +528,106 @@ inline void run_scan(const Ops& ops, Layer l, int from, const Pass& pass) {
   }
 }
 
-/// State space dual of layer l: conv over x | B | C, ssd, gated norm. gate | x | B | C | dt are columns `from` .. of `in`;
-/// writes `scan`.
+/// What every way into the state space dual has: rows of `span`, its state, gate and output.
 template <class Ops, class Layer>
-inline void run_ssd(const Ops& ops, Layer l, int from, const Pass& pass) {
-  using decoder::split;
+KLENS_INLINE SsdArgs ssd_args(const Ops& ops, Layer l, int from, const Span& span, const Pass& pass) {
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
-  const LayerView& layer = pass.model->layers[int(l)];
-  float* base = pass.work->base;
-  const int channels = s.inner + 2 * s.ssm_groups * s.n_state, width = s.inner / s.ssm_heads;
-  run_conv(ops, l, from + s.inner, channels, nullptr, pass);
-  const int items = s.ssm_heads * int(div_up(width, lanes));
-  split(pass.team, items, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
+  const LayerState& state = span.state->layers[int(l)];
+  SsdArgs a;
+  if (s.norm_groups == 0) a.z = pass.work->base + at.in + span.row * at.in_stride + from, a.z_stride = at.in_stride;
+  a.state = state.scan, a.decay = state.decay, a.format = state.scan_format, a.scales = state.scan_scales;
+  a.key = std::uint32_t(int(l)), a.position = span.position;
+  a.y = pass.work->base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
+  a.heads = s.ssm_heads, a.head_dim = s.inner / s.ssm_heads, a.n_state = s.n_state, a.tokens = span.tokens;
+  return a;
+}
+
+/// ssd(a) for all items of a pass, a = args_of(span).
+template <class Ops, class ArgsOf>
+KLENS_INLINE void split_ssd(const Ops& ops, const Pass& pass, const ArgsOf& args_of) {
+  const Shape& s = ops.shape();
+  const int items = s.ssm_heads * int(div_up(s.inner / s.ssm_heads, lanes));
+  decoder::split(pass.team, items, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
     for (int i = 0; i < pass.span_count; ++i) {
-      const Span& span = pass.spans[i];
-      const LayerState& state = span.state->layers[int(l)];
-      const float* in = base + at.in + span.row * at.in_stride + from;
-      SsdArgs a;
-      a.x = base + at.conv + span.row * at.conv_stride, a.x_stride = at.conv_stride;
-      a.b = a.x + s.inner, a.b_stride = at.conv_stride, a.c = a.b + s.ssm_groups * s.n_state, a.c_stride = at.conv_stride;
-      a.dt = in + s.inner + channels, a.dt_stride = at.in_stride, a.dt_bias = layer.dt_bias, a.a2 = layer.a2, a.d = layer.d;
-      if (s.norm_groups == 0) a.z = in, a.z_stride = at.in_stride;
-      a.dt_min = s.dt_min;
-      if (s.dt_max > 0) a.dt_max = s.dt_max;
-      a.state = state.scan, a.decay = state.decay, a.format = state.scan_format, a.scales = state.scan_scales;
-      a.key = std::uint32_t(int(l)), a.position = span.position;
-      a.y = base + at.scan + span.row * at.inner_stride, a.y_stride = at.inner_stride;
-      a.heads = s.ssm_heads, a.groups = s.ssm_groups, a.head_dim = width, a.n_state = s.n_state;
-      a.tokens = span.tokens, a.begin = begin, a.end = end;
+      SsdArgs a = args_of(pass.spans[i]);
+      a.begin = begin, a.end = end;
       ops.ssd(a);
     }
   });
 }
 
-/// What out_proj reads behind run_ssd: the gated norm of `scan`, quantized in the same call where it can be.
+/// State space dual of layer l: conv over x | B | C, ssd, gated norm. gate | x | B | C | dt are columns `from` .. of `in`;
+/// writes `scan`.
+template <class Ops, class Layer>
+inline void run_ssd(const Ops& ops, Layer l, int from, const Pass& pass) {
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  const int channels = s.inner + 2 * s.ssm_groups * s.n_state;
+  run_conv(ops, l, from + s.inner, channels, nullptr, pass);
+  split_ssd(ops, pass, [&](const Span& span) KLENS_INLINE_LAMBDA {
+    SsdArgs a = ssd_args(ops, l, from, span, pass);
+    a.x = pass.work->base + at.conv + span.row * at.conv_stride, a.b = a.x + s.inner, a.c = a.b + s.ssm_groups * s.n_state;
+    a.x_stride = a.b_stride = a.c_stride = at.conv_stride, a.groups = s.ssm_groups;
+    a.dt = pass.work->base + at.in + span.row * at.in_stride + from + s.inner + channels, a.dt_stride = at.in_stride;
+    a.dt_bias = layer.dt_bias, a.a2 = layer.a2, a.d = layer.d, a.dt_min = s.dt_min;
+    if (s.dt_max > 0) a.dt_max = s.dt_max;
+    return a;
+  });
+}
+
+/// Mamba-3 of layer l: norms of B and C, k and q and factors of every head, ssd. The row of in_proj is columns `from` .. of `in`;
+/// writes `scan`.
+template <class Ops, class Layer>
+inline void run_mamba3(const Ops& ops, Layer l, int from, const Pass& pass) {
+  using decoder::split;
+  const Shape& s = ops.shape();
+  const WorkspaceLayout& at = pass.work->at;
+  const LayerView& layer = pass.model->layers[int(l)];
+  float* base = pass.work->base;
+  const int shared = s.ssm_groups * s.n_state, width = s.inner / s.ssm_heads;
+  float* b = base + at.in + from + 2 * s.inner;
+  split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+    HeadNormArgs a;
+    a.x = b, a.x_stride = at.in_stride, a.heads = s.ssm_groups, a.head_dim = s.n_state, a.weight = layer.b_norm;
+    a.eps = s.inner_norm_eps, a.begin = begin, a.end = end;
+    ops.head_norm(a);
+    a.x += shared, a.weight = layer.c_norm, ops.head_norm(a);
+  });
+  split(pass.team, s.ssm_heads, pass.tokens >= decoder::token_grain ? 1 : s.ssm_heads, [&](int begin, int end, int) {
+    for (int i = 0; i < pass.span_count; ++i) {
+      const Span& span = pass.spans[i];
+      Mamba3Args a;
+      a.b = b + span.row * at.in_stride, a.x = a.b - s.inner, a.c = a.b + shared, a.dt = a.c + shared, a.a = a.dt + s.ssm_heads;
+      a.trap = a.a + s.ssm_heads, a.angle = a.trap + s.ssm_heads, a.stride = at.in_stride;
+      a.dt_bias = layer.dt_bias, a.b_bias = layer.b_bias, a.c_bias = layer.c_bias, a.d = layer.d, a.least_rate = s.least_rate;
+      a.heads = s.ssm_heads, a.groups = s.ssm_groups, a.head_dim = width, a.n_state = s.n_state, a.angles = s.ssm_angles;
+      const Mamba3Carried carried = mamba3_carried(s.ssm_heads, width, s.n_state, s.ssm_angles);
+      float* state = span.state->layers[int(l)].carried;
+      a.turns = state, a.gain = state + carried.gain, a.last_key = state + carried.last_key, a.last_x = state + carried.last_x;
+      a.key = base + at.key + span.row * at.key_stride, a.query = base + at.query + span.row * at.key_stride, a.key_stride = at.key_stride;
+      a.delayed = base + at.delayed + span.row * at.inner_stride, a.delayed_stride = at.inner_stride;
+      const std::int64_t factors = span.row * at.factor_stride;
+      a.step = base + at.step + factors, a.shrink = base + at.shrink + factors, a.skip = base + at.skip + factors;
+      a.factor_stride = at.factor_stride, a.tokens = span.tokens, a.begin = begin, a.end = end;
+      ops.mamba3_inputs(a);
+    }
+  });
+  split_ssd(ops, pass, [&](const Span& span) KLENS_INLINE_LAMBDA {
+    SsdArgs a = ssd_args(ops, l, from, span, pass);
+    a.x = base + at.delayed + span.row * at.inner_stride, a.x_stride = at.inner_stride, a.groups = s.ssm_heads;
+    a.b = base + at.key + span.row * at.key_stride, a.c = base + at.query + span.row * at.key_stride;
+    a.b_stride = a.c_stride = at.key_stride;
+    const std::int64_t factors = span.row * at.factor_stride;
+    a.step = base + at.step + factors, a.shrink = base + at.shrink + factors, a.skip = base + at.skip + factors;
+    a.factor_stride = at.factor_stride;
+    a.skip_x = base + at.in + span.row * at.in_stride + from + s.inner, a.skip_stride = at.in_stride;
+    return a;
+  });
+}
+
+/// What out_proj reads behind run_ssd or run_mamba3: the gated norm of `scan`, quantized in the same call where it can be.
 template <class Ops, class Layer>
 KLENS_INLINE decoder::Input ssd_output(const Ops& ops, Layer l, int from, const Pass& pass) {
   const Shape& s = ops.shape();
@@ -743,10 +811,11 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
   if constexpr (has_attention(M) && !has_block(M)) run_attention(ops, l, columns, pass);
   if constexpr (has_scan(M)) run_scan(ops, l, M == Mixer::hymba ? columns.total - 2 * s.inner : columns.in_proj, pass);
   if constexpr (has_ssd(M)) run_ssd(ops, l, columns.in_proj, pass);
+  if constexpr (M == Mixer::mamba3) run_mamba3(ops, l, columns.in_proj, pass);
   if constexpr (M == Mixer::short_conv) run_short_conv(ops, l, pass);
   if constexpr (M == Mixer::hymba) out_proj(hymba_output(ops, l, pass));
   else if constexpr (M == Mixer::conv_attention) out_proj({base + at.attention, at.heads_stride, s.heads * s.v_dim});
-  else if constexpr (has_ssd(M)) out_proj(ssd_output(ops, l, columns.in_proj, pass));
+  else if constexpr (has_ssd_state(M)) out_proj(ssd_output(ops, l, columns.in_proj, pass));
   else if constexpr (has_conv(M)) out_proj({base + at.scan, at.inner_stride, s.inner});
   if constexpr (has_qkvo(M) && !has_block(M)) {
     decoder::Input y{base + at.attention, at.heads_stride, s.heads * s.v_dim};

@@ -9,6 +9,7 @@
 #include <klens/model/lfm2.hpp>
 #include <klens/model/mamba.hpp>
 #include <klens/model/mamba2.hpp>
+#include <klens/model/mamba3.hpp>
 #include <klens/model/nemotron_h.hpp>
 #include <klens/model/zamba.hpp>
 #include <klens/model/zamba2.hpp>
@@ -30,6 +31,7 @@ inline const FamilyReader& reader_of(Family family) {
     case Family::granitemoehybrid: return granite::reader;
     case Family::zamba: return zamba::reader;
     case Family::zamba2: return zamba2::reader;
+    case Family::mamba3: return mamba3::reader;
   }
   return hymba::reader;
 }

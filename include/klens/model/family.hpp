@@ -15,8 +15,8 @@
 namespace klens {
 
 /// How a small tensor of the checkpoint becomes what kernels read: as it is; [channels, 1, taps] as [taps][channels]; or
-/// -exp(v) log2(e), [channels, states] as [states][channels].
-enum class Use { vector, conv, a_log };
+/// -exp(v) log2(e), [channels, states] as [states][channels]; the columns of each head as Mamba3Args::b_bias.
+enum class Use { vector, conv, a_log, pairs };
 
 /// A tensor that no format applies to, and the member of LayerView it fills.
 struct LayerTensor {
@@ -29,6 +29,7 @@ struct LayerTensor {
   int heads = 1;                        // of the channels, scan_pitch() apart
   int interleave = 1;                   // of the bias of a linear, as the next: WeightSource
   std::int64_t first = 0;
+  std::int64_t head_columns = 0;        // of Use::pairs
 
   std::int64_t count() const {
     std::int64_t values = 1;
@@ -38,7 +39,10 @@ struct LayerTensor {
   std::int64_t columns() const { return member == nullptr ? 1 : count() / width; }
   /// As kernels read it: [columns][padded()], channel i at place(i).
   std::int64_t padded() const { return round_up(std::int64_t(heads) * scan_pitch(int(width), heads), lanes); }
-  std::int64_t place(std::int64_t i) const { return i / (width / heads) * scan_pitch(int(width), heads) + i % (width / heads); }
+  std::int64_t place(std::int64_t i) const {
+    if (use == Use::pairs) return i - i % head_columns + i % 2 * (head_columns / 2) + i % head_columns / 2;
+    return i / (width / heads) * scan_pitch(int(width), heads) + i % (width / heads);
+  }
 };
 
 /// Where a layer keeps a tensor.
@@ -55,6 +59,7 @@ struct SmallNames {
   std::string_view a_log = "A_log", d = "D", dt_bias = "dt_bias";
   std::string_view dt_norm = "dt_layernorm.weight", b_norm = "b_layernorm.weight", c_norm = "c_layernorm.weight";
   std::string_view gated_norm = "norm.weight";
+  std::string_view b_bias = "B_bias", c_bias = "C_bias";
   std::string_view attention_norm = {}, scan_norm = {};   // hymba: of the two paths
   std::string_view q_norm = {}, k_norm = {};
   std::string_view meta = {};
@@ -139,6 +144,17 @@ inline std::vector<LayerTensor> layer_tensors(const FamilyReader& reader, const 
     put(mamba, names.a_log, {s.ssm_heads}, &LayerView::a2, Use::a_log);
     put(mamba, names.d, {s.ssm_heads}, &LayerView::d);
     put(mamba, names.dt_bias, {s.ssm_heads}, &LayerView::dt_bias);
+    if (s.norm_groups > 0) put(mamba, names.gated_norm, {s.inner}, &LayerView::gated_norm);
+  }
+  if (l.mixer == Mixer::mamba3) {
+    put(mamba, names.d, {s.ssm_heads}, &LayerView::d);
+    put(mamba, names.dt_bias, {s.ssm_heads}, &LayerView::dt_bias);
+    put(mamba, names.b_norm, {s.n_state}, &LayerView::b_norm);
+    put(mamba, names.c_norm, {s.n_state}, &LayerView::c_norm);
+    for (const auto& [name, member] : {std::pair{names.b_bias, &LayerView::b_bias}, {names.c_bias, &LayerView::c_bias}}) {
+      put(mamba, name, {s.ssm_heads, 1, s.n_state}, member, Use::pairs);
+      out.back().width = out.back().count(), out.back().head_columns = s.n_state;
+    }
     if (s.norm_groups > 0) put(mamba, names.gated_norm, {s.inner}, &LayerView::gated_norm);
   }
   if (l.mixer == Mixer::hymba) {

@@ -16,6 +16,7 @@
 #include <klens/kernel/kinds.hpp>
 #include <klens/kernel/hadamard.hpp>
 #include <klens/kernel/kv.hpp>
+#include <klens/kernel/mamba3.hpp>
 #include <klens/kernel/norm.hpp>
 #include <klens/kernel/quantize_row.hpp>
 #include <klens/kernel/rope.hpp>

@@ -57,12 +57,14 @@ struct LayerView {
   const float* dt_norm = nullptr;       // [dt_rank]; nullptr: 1
   const float* b_norm = nullptr;        // [n_state]
   const float* c_norm = nullptr;        // [n_state]
-  const float* dt_bias = nullptr;       // [p]; mamba2, as the next two: [round_up(ssm_heads, 16)]
+  const float* b_bias = nullptr;        // of mamba3, as the next: Mamba3Args
+  const float* c_bias = nullptr;
+  const float* dt_bias = nullptr;       // [p]; mamba2 and mamba3, as the next two: [round_up(ssm_heads, 16)]
   const float* a2 = nullptr;            // [n_state][p]: -exp(A_log) * log2(e)
   const float* d = nullptr;             // [p]; with several scan heads these three have scan_channels() columns
   const float* attention_norm = nullptr;  // [p]
   const float* scan_norm = nullptr;     // [p]
-  const float* gated_norm = nullptr;    // [p]: of mamba2, behind the gate
+  const float* gated_norm = nullptr;    // [p]: of mamba2 behind the gate, of mamba3 before it
   const float* q_norm = nullptr;        // [qk_dim]
   const float* k_norm = nullptr;        // [qk_dim]
   const float* router = nullptr;        // [hidden][round_up(experts, 16)]
@@ -95,6 +97,7 @@ struct LayerState {
   void* scan = nullptr;                 // ScanArgs or SsdArgs, as the next two
   float* scan_scales = nullptr;
   float* decay = nullptr;
+  float* carried = nullptr;             // of mamba3: mamba3_carried()
   State conv_format = State::f32, scan_format = State::f32;
 };
 
@@ -115,8 +118,7 @@ KLENS_INLINE constexpr StateExtent state_extent(const Shape& s, Mixer mixer, boo
   StateExtent e;
   if (own_kv && has_attention(mixer)) e.kv = kv_bytes_per_layer(f.kv, s.kv_heads, s.qk_dim, s.v_dim, capacity);
   if (has_conv(mixer)) e.conv = conv_state_bytes(f.conv, conv_channels(s, mixer), s.conv_taps);
-  if (has_scan(mixer)) e.scan = round_up(scan_state_bytes(f.scan, scan_channels(s), s.n_state), 64);
-  if (has_ssd(mixer)) e.scan = round_up(ssd_state_bytes(f.scan, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
+  e.scan = scan_bytes(s, mixer, f.scan);
   return e;
 }
 
@@ -133,10 +135,11 @@ KLENS_INLINE LayerState layer_state(unsigned char* memory, const Shape& s, Mixer
     l.conv = at, l.conv_scales = floats_at(conv_scales_offset(f.conv, conv_channels(s, mixer), s.conv_taps));
   at += e.conv;
   if (has_scan(mixer)) l.scan = at, l.scan_scales = floats_at(scan_scales_at(f.scan, scan_channels(s), s.n_state));
-  if (has_ssd(mixer)) {
+  if (has_ssd_state(mixer)) {
     const int width = s.inner / s.ssm_heads;
     l.scan = at, l.decay = floats_at(ssd_decays_at(f.scan, s.ssm_heads, width, s.n_state));
     l.scan_scales = floats_at(ssd_scales_at(f.scan, s.ssm_heads, width, s.n_state));
+    if (mixer == Mixer::mamba3) l.carried = floats_at(round_up(ssd_state_bytes(f.scan, s.ssm_heads, width, s.n_state), 64));
   }
   return l;
 }
@@ -162,7 +165,7 @@ KLENS_INLINE constexpr InColumns in_columns(const Shape& s, Mixer mixer, bool ow
   at.total = at.in_proj;
   if (mixer == Mixer::hymba) at.in_proj = 0, at.total += 2 * s.inner;
   else if (mixer == Mixer::conv_attention) at.in_proj = 0;
-  else if (has_conv(mixer)) at.total += extent_of(s, mixer, own_kv, Role::in_proj).rows;
+  else if (has_in_proj(mixer)) at.total += extent_of(s, mixer, own_kv, Role::in_proj).rows;
   return at;
 }
 
@@ -187,6 +190,7 @@ struct WorkspaceLayout {
   std::int64_t first = 0, pair = 0, pair_normed = 0, block = 0, adapter = 0;
   std::int64_t pair_stride = 0, adapter_stride = 0;
   std::int64_t heads_x = 0, heads_dt = 0, heads_z = 0, heads_y = 0, heads_scan_stride = 0;   // several scan heads: run_scan_heads
+  std::int64_t key = 0, query = 0, delayed = 0, step = 0, shrink = 0, skip = 0, key_stride = 0, factor_stride = 0;   // Mamba3Args
   std::int64_t floats = 0;              // of the arena
 };
 
@@ -211,7 +215,8 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   for (const auto& [used, mixer] : {std::pair{uses.hymba, Mixer::hymba}, {uses.scan, Mixer::mamba}, {uses.ssd, Mixer::mamba2},
                                     {uses.qkvo, Mixer::attention}, {uses.short_conv, Mixer::short_conv},
                                     {uses.ssd && uses.qkvo, Mixer::parallel}, {uses.scan && uses.block, Mixer::block_mamba},
-                                    {uses.ssd && uses.block, Mixer::block_mamba2}, {uses.conv_attention, Mixer::conv_attention}})
+                                    {uses.ssd && uses.block, Mixer::block_mamba2}, {uses.conv_attention, Mixer::conv_attention},
+                                    {uses.mamba3, Mixer::mamba3}})
     if (used) columns = widest(columns, in_columns(s, mixer, true).total);
   w.in_stride = row_stride(columns + lanes);
   w.inner_stride = row_stride(s.inner);
@@ -241,7 +246,16 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
     w.dt = take(used, t * w.inner_stride);
   }
   if (uses.attention) w.attention = take(used, t * w.heads_stride);
-  if (uses.conv()) w.scan = take(used, t * w.inner_stride);
+  if (uses.conv() || uses.mamba3) w.scan = take(used, t * w.inner_stride);
+  if (uses.mamba3) {
+    w.key_stride = round_up(std::int64_t(s.ssm_heads) * s.n_state, lanes), w.factor_stride = round_up(s.ssm_heads, lanes);
+    w.key = take(used, t * w.key_stride);
+    w.query = take(used, t * w.key_stride);
+    w.delayed = take(used, t * w.inner_stride);
+    w.step = take(used, t * w.factor_stride);
+    w.shrink = take(used, t * w.factor_stride);
+    w.skip = take(used, t * w.factor_stride);
+  }
   if (uses.ffn || uses.experts) {
     w.gate = take(used, t * w.ffn_stride);
     w.up = take(used, t * w.ffn_stride);

@@ -25,7 +25,7 @@ constexpr std::int64_t linear_bytes(const AnyPlan& plan) {
 }
 
 /// Calls visit(values) for every tensor that no format applies to. Per layer: norms of the residual stream and of its shared block; of a convolution
-/// weight and bias; A_log, D and dt bias of a scan; the norms inside the mixer; biases of linears; the router of
+/// weight and bias; A_log, D and dt bias of a scan (Mamba-3: no A_log, but biases of B and C); the norms inside the mixer; biases of linears; the router of
 /// experts; then the final norm and the meta tokens.
 template <class AnyPlan, class Visit>
 constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
@@ -46,6 +46,11 @@ constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
     }
     if (has_ssd(l.mixer)) {
       for (int i = 0; i < 3; ++i) visit(std::int64_t(s.ssm_heads));
+      some(s.norm_groups > 0, inner);
+    }
+    if (l.mixer == Mixer::mamba3) {
+      const std::int64_t heads = s.ssm_heads, states = s.n_state;
+      for (const std::int64_t values : {heads, heads, states, states, heads * states, heads * states}) visit(values);
       some(s.norm_groups > 0, inner);
     }
     for (int i = 0; i < 2; ++i) some(l.mixer == Mixer::hymba, inner);
@@ -98,9 +103,7 @@ KLENS_INLINE constexpr std::int64_t conv_bytes(const Shape& s, const LayerPlan& 
   return has_conv(l.mixer) ? conv_state_bytes(l.conv.state, conv_channels(s, l.mixer), s.conv_taps) : 0;
 }
 KLENS_INLINE constexpr std::int64_t scan_bytes(const Shape& s, const LayerPlan& l) {
-  if (has_scan(l.mixer)) return round_up(scan_state_bytes(l.scan.state, scan_channels(s), s.n_state), 64);
-  if (has_ssd(l.mixer)) return round_up(ssd_state_bytes(l.scan.state, s.ssm_heads, s.inner / s.ssm_heads, s.n_state), 64);
-  return 0;
+  return scan_bytes(s, l.mixer, l.scan.state);
 }
 /// K and V of one layer that owns its, at a capacity (kv_capacity).
 KLENS_INLINE constexpr std::int64_t kv_bytes(const Shape& s, const LayerPlan& l, int capacity) {

@@ -33,6 +33,8 @@ template <Field Where> void must_be_a_layer_not_after_its_reader();
 template <Field Where> void must_be_a_layer_with_its_own_kv();
 template <Field Where> void must_be_a_layer_with_its_own_block();
 template <Field Where> void must_be_at_most_512();
+template <Field Where> void must_be_at_most_256();
+template <Field Where> void must_be_at_most_half_of_n_state();
 template <Field Where> void must_be_at_most_experts();
 template <Field Where> void must_equal_the_number_of_expert_plans();
 template <Field Where> void scheme_zero_point_must_be_false();
@@ -75,6 +77,8 @@ constexpr void raise_at(Rule rule) {
     case Rule::must_be_a_layer_with_its_own_kv: must_be_a_layer_with_its_own_kv<Where>(); break;
     case Rule::must_be_a_layer_with_its_own_block: must_be_a_layer_with_its_own_block<Where>(); break;
     case Rule::must_be_at_most_512: must_be_at_most_512<Where>(); break;
+    case Rule::must_be_at_most_256: must_be_at_most_256<Where>(); break;
+    case Rule::must_be_at_most_half_of_n_state: must_be_at_most_half_of_n_state<Where>(); break;
     case Rule::must_be_at_most_experts: must_be_at_most_experts<Where>(); break;
     case Rule::must_equal_the_number_of_expert_plans: must_equal_the_number_of_expert_plans<Where>(); break;
     case Rule::scheme_zero_point_must_be_false: scheme_zero_point_must_be_false<Where>(); break;

@@ -92,7 +92,7 @@ constexpr void for_each_shape_member(Visit&& visit) {
   visit("experts", &Shape::experts), visit("experts_used", &Shape::experts_used), visit("expert_ffn", &Shape::expert_ffn);
   visit("softmax_of_all", &Shape::softmax_of_all);
   visit("adapter_rank", &Shape::adapter_rank), visit("attention_adapters", &Shape::attention_adapters);
-  visit("scan_heads", &Shape::scan_heads);
+  visit("scan_heads", &Shape::scan_heads), visit("ssm_angles", &Shape::ssm_angles), visit("least_rate", &Shape::least_rate);
 }
 
 namespace detail {

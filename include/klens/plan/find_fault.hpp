@@ -41,6 +41,8 @@ inline RuleText text_of(Rule rule) {
     case Rule::must_be_a_layer_with_its_own_block:
       return {"", "-1, or in a layer with a shared block: one not after it, whose block_source is itself"};
     case Rule::must_be_at_most_512: return {"", "at most 512"};
+    case Rule::must_be_at_most_256: return {"", "at most 256"};
+    case Rule::must_be_at_most_half_of_n_state: return {"", "at most n_state / 2"};
     case Rule::must_be_at_most_experts: return {"", "at most experts"};
     case Rule::must_equal_the_number_of_expert_plans: return {"", "the number of entries of 'experts', over all layers"};
     case Rule::scheme_zero_point_must_be_false: return {".scheme.zero_point", "false (no asymmetric layout)"};
@@ -69,7 +71,7 @@ inline std::string path_of(Field field, int layer) {
       "shape.n_state", "shape.conv_taps", "shape.dt_rank", "shape.ffn", "shape.meta", "shape.norm_eps", "shape.rope_theta",
       "shape.rotary_dim", "shape.ssm_heads", "shape.ssm_groups", "shape.norm_groups", "shape.inner_norm_eps", "shape.dt_min",
       "shape.embedding_scale", "shape.attention_scale", "shape.experts", "shape.experts_used", "shape.expert_ffn",
-      "shape.adapter_rank", "shape.scan_heads",
+      "shape.adapter_rank", "shape.scan_heads", "shape.ssm_angles", "shape.least_rate",
       "embedding", "lm_head",
       "mixer", "ffn", "window", "kv_source", "block_source",
       "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",

@@ -12,9 +12,10 @@ namespace klens {
 /// As config.json says them in "model_type".
 inline constexpr std::array<std::string_view, family_count> family_names = {
     "hymba", "mamba", "falcon_mamba", "mamba2", "lfm2", "falcon_h1", "bamba", "nemotron_h", "jamba", "granitemoehybrid",
-    "zamba", "zamba2"};
+    "zamba", "zamba2", "mamba3"};
 inline constexpr std::array<std::string_view, mixer_count> mixer_names = {
-    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2", "conv_attention"};
+    "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2", "conv_attention",
+    "mamba3"};
 inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2", "moe", "moe_shared"};
 
 constexpr std::string_view name_of(Family f) { return family_names[std::size_t(f)]; }
@@ -48,6 +49,8 @@ constexpr FamilyNames names_of(Family family) {
     case Family::mamba2:
     case Family::nemotron_h:
       return {.embedding = "backbone.embeddings", .layers = "backbone.layers.", .mamba = "mixer.", .attention = "mixer.", .ffn = "mixer."};
+    case Family::mamba3:   // an ffn's in its files: FamilyReader::source
+      return {.embedding = "backbone.embeddings", .layers = "backbone.layers.", .mamba = "mixer.", .attention = "mixer.", .ffn = "mlp."};
     case Family::lfm2:
       return {.embedding = "model.embed_tokens", .layers = "model.layers.", .mamba = "conv.", .attention = "self_attn.",
               .ffn = "feed_forward.", .o_proj = "out_proj", .gate = "w1", .up = "w3", .down = "w2"};

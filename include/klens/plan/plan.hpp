@@ -12,8 +12,8 @@ namespace klens {
 
 /// Names and config of a checkpoint (model/families.hpp). What its layers compute is in Mixer, Ffn and Shape.
 enum class Family : std::uint8_t { hymba, mamba, falcon_mamba, mamba2, lfm2, falcon_h1, bamba, nemotron_h, jamba, granitemoehybrid,
-                                   zamba, zamba2 };
-inline constexpr int family_count = 12;
+                                   zamba, zamba2, mamba3 };
+inline constexpr int family_count = 13;
 
 /// What mixes the tokens of a layer (equations: model/decoder.hpp).
 enum class Mixer : std::uint8_t {
@@ -27,8 +27,9 @@ enum class Mixer : std::uint8_t {
   block_mamba,  // a transformer block whose weights several layers share, then mamba (Zamba)
   block_mamba2, // the same, then mamba2 (Zamba2)
   conv_attention, // q, k and v of one in_proj, through a convolution without activation (state-spaces' mamba2attn)
+  mamba3,       // state of Mamba-2 by the trapezoidal rule, B and C turned, no convolution
 };
-inline constexpr int mixer_count = 10;
+inline constexpr int mixer_count = 11;
 
 enum class Ffn : std::uint8_t {
   none, swiglu, relu2,
@@ -51,8 +52,8 @@ struct Shape {
   bool tied_head = false;
   float norm_eps = 0, rope_theta = 0;
   int rotary_dim = 0;                                   // columns of a q/k head that RoPE turns; 0: no RoPE
-  int ssm_heads = 0, ssm_groups = 0;                    // mamba2: heads of inner / ssm_heads columns; groups sharing B and C
-  int norm_groups = 0;                                  // mamba2: groups of the gated norm; 0: gate alone
+  int ssm_heads = 0, ssm_groups = 0;                    // mamba2, mamba3: heads of inner / ssm_heads columns; groups sharing B and C
+  int norm_groups = 0;                                  // mamba2, mamba3: groups of the gated norm; 0: gate alone
   bool norm_before_gate = false;
   bool inner_norms = false, inner_norm_weights = false; // mamba: dt, B and C pass RMSNorm; which has weights
   bool qk_norm = false;                                 // RMSNorm of each q and k head, before RoPE
@@ -66,6 +67,8 @@ struct Shape {
   int adapter_rank = 0;                                 // shared block: rank of what each layer adds to gate and up; 0: nothing
   bool attention_adapters = false;                      // and to q, k and v
   int scan_heads = 1;                                   // mamba: heads of inner / scan_heads channels, each with its own dt, B, C
+  int ssm_angles = 0;                                   // mamba3: pairs of state columns that are turned
+  float least_rate = 0;                                 // mamba3: of a head's decay
   bool operator==(const Shape&) const = default;
 };
 
@@ -159,6 +162,10 @@ KLENS_INLINE constexpr bool has_ssd(Mixer m) { return m == Mixer::mamba2 || m ==
 KLENS_INLINE constexpr bool has_conv(Mixer m) {
   return has_scan(m) || has_ssd(m) || m == Mixer::short_conv || m == Mixer::conv_attention;
 }
+/// The state of kernel/ssd.hpp.
+KLENS_INLINE constexpr bool has_ssd_state(Mixer m) { return has_ssd(m) || m == Mixer::mamba3; }
+/// in_proj and out_proj around it.
+KLENS_INLINE constexpr bool has_in_proj(Mixer m) { return has_conv(m) || m == Mixer::mamba3; }
 KLENS_INLINE constexpr bool has_experts(Ffn f) { return f == Ffn::moe || f == Ffn::moe_shared; }
 /// A gated ffn that every token passes.
 KLENS_INLINE constexpr bool has_swiglu(Ffn f) { return f == Ffn::swiglu || f == Ffn::moe_shared; }
@@ -175,7 +182,7 @@ KLENS_INLINE constexpr bool has_role(const Shape& s, Mixer mixer, Ffn ffn, bool 
   if (is_block_role(mixer, role)) return true;
   switch (role) {
     case Role::in_proj:
-    case Role::out_proj: return has_conv(mixer);
+    case Role::out_proj: return has_in_proj(mixer);
     case Role::x_proj:
     case Role::dt_proj: return has_scan(mixer);
     case Role::q_proj:
@@ -217,7 +224,8 @@ KLENS_INLINE constexpr bool has_bias(const Shape& s, Mixer mixer, Role role) {
 }
 
 /// Rows and columns of a linear. in_proj rows: hymba q | k | v | x | gate, without k and v where kv_source is another layer;
-/// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x; conv_attention q | k | v.
+/// mamba x | gate; mamba2 and parallel gate | x | B | C | dt; short_conv B | C | x; conv_attention q | k | v; mamba3 gate | x | B | C |
+/// dt | A | trapezoid | angles.
 struct Extent { int rows, cols; };
 
 /// Channels from one head of a Mamba-1 scan to the next: a multiple of 32 where there are several, so that a head's rows are
@@ -245,6 +253,7 @@ KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv
       if (mixer == Mixer::short_conv) return {3 * s.inner, s.hidden};
       if (mixer == Mixer::conv_attention) return {qkv_columns(s, true), s.hidden};
       if (has_ssd(mixer)) return {2 * s.inner + 2 * s.ssm_groups * s.n_state + s.ssm_heads, s.hidden};
+      if (mixer == Mixer::mamba3) return {2 * s.inner + 2 * s.ssm_groups * s.n_state + 3 * s.ssm_heads + s.ssm_angles, s.hidden};
       return {2 * s.inner, s.hidden};
     case Role::x_proj: return {s.scan_heads * (s.dt_rank + 2 * s.n_state), s.inner / s.scan_heads};
     case Role::dt_proj: return {s.inner, s.dt_rank};

@@ -28,6 +28,8 @@ enum class Rule : std::uint8_t {
   must_be_a_layer_with_its_own_kv,
   must_be_a_layer_with_its_own_block,
   must_be_at_most_512,
+  must_be_at_most_256,
+  must_be_at_most_half_of_n_state,
   must_be_at_most_experts,
   must_equal_the_number_of_expert_plans,
   scheme_zero_point_must_be_false,
@@ -54,7 +56,7 @@ enum class Field : std::uint8_t {
   shape_n_state, shape_conv_taps, shape_dt_rank, shape_ffn, shape_meta, shape_norm_eps, shape_rope_theta, shape_rotary_dim,
   shape_ssm_heads, shape_ssm_groups, shape_norm_groups, shape_inner_norm_eps, shape_dt_min, shape_embedding_scale,
   shape_attention_scale, shape_experts, shape_experts_used, shape_expert_ffn,
-  shape_adapter_rank, shape_scan_heads,
+  shape_adapter_rank, shape_scan_heads, shape_ssm_angles, shape_least_rate,
   embedding, lm_head,
   layers_mixer, layers_ffn, layers_window, layers_kv_source, layers_block_source,
   layers_in_proj, layers_x_proj, layers_dt_proj, layers_out_proj, layers_q_proj, layers_k_proj, layers_v_proj, layers_o_proj,
@@ -114,24 +116,35 @@ constexpr void shape_rules(const Shape& s, std::int64_t layer_plans, const Uses&
   rule(s.rotary_dim >= 0, Rule::must_not_be_negative, Field::shape_rotary_dim, s.rotary_dim);
   rule(s.rotary_dim <= s.qk_dim, Rule::must_be_at_most_qk_dim, Field::shape_rotary_dim, s.rotary_dim);
   rule(s.rotary_dim % 2 == 0, Rule::must_be_even, Field::shape_rotary_dim, s.rotary_dim);
-  size(s.inner, Field::shape_inner, uses.conv());
+  size(s.inner, Field::shape_inner, uses.conv() || uses.mamba3);
   // Both paths of a Hymba layer are averaged element by element, so that they must have one width.
   if (uses.hymba)
     rule(std::int64_t(s.heads) * s.v_dim == s.inner, Rule::times_heads_must_equal_inner, Field::shape_v_dim, s.v_dim);
-  size(s.n_state, Field::shape_n_state, uses.scan || uses.ssd);
+  const bool ssd_state = uses.ssd || uses.mamba3;
+  size(s.n_state, Field::shape_n_state, uses.scan || ssd_state);
   if (uses.conv())
     rule(s.conv_taps >= 2 && s.conv_taps <= 4, Rule::must_be_2_to_4, Field::shape_conv_taps, s.conv_taps);
   else
     rule(s.conv_taps == 0, Rule::must_be_0_where_no_layer_uses_it, Field::shape_conv_taps, s.conv_taps);
   size(s.dt_rank, Field::shape_dt_rank, uses.scan);
-  size(s.ssm_heads, Field::shape_ssm_heads, uses.ssd);
-  size(s.ssm_groups, Field::shape_ssm_groups, uses.ssd);
-  if (uses.ssd) {
+  size(s.ssm_heads, Field::shape_ssm_heads, ssd_state);
+  size(s.ssm_groups, Field::shape_ssm_groups, ssd_state);
+  if (ssd_state) {
     rule(s.ssm_heads > 0 && s.inner % s.ssm_heads == 0, Rule::must_divide_inner, Field::shape_ssm_heads, s.ssm_heads);
     rule(s.ssm_groups > 0 && s.ssm_heads % s.ssm_groups == 0, Rule::must_divide_ssm_heads, Field::shape_ssm_groups, s.ssm_groups);
     rule(s.norm_groups >= 0, Rule::must_not_be_negative, Field::shape_norm_groups, s.norm_groups);
     if (s.norm_groups > 0)
       rule(s.inner % s.norm_groups == 0, Rule::must_divide_inner, Field::shape_norm_groups, s.norm_groups);
+  }
+  size(s.ssm_angles, Field::shape_ssm_angles, uses.mamba3);
+  if (uses.mamba3) {
+    rule(s.n_state % 2 == 0, Rule::must_be_even, Field::shape_n_state, s.n_state);
+    rule(s.n_state <= scan_most_states, Rule::must_be_at_most_256, Field::shape_n_state, s.n_state);
+    rule(s.ssm_angles <= s.n_state / 2, Rule::must_be_at_most_half_of_n_state, Field::shape_ssm_angles, s.ssm_angles);
+    number(s.least_rate, Field::shape_least_rate);
+    number(s.inner_norm_eps, Field::shape_inner_norm_eps);
+  } else {
+    rule(s.least_rate == 0, Rule::must_be_0_where_no_layer_uses_it, Field::shape_least_rate, 0);
   }
   rule(s.dt_min >= 0, Rule::must_not_be_negative, Field::shape_dt_min, 0);
   rule(s.dt_max == 0 || s.dt_min <= s.dt_max, Rule::must_not_be_above_dt_max, Field::shape_dt_min, 0);

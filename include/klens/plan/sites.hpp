@@ -3,6 +3,7 @@
 // Works on Plan<N> (constexpr) and on RuntimePlan alike: both have shape, embedding, lm_head and layers.
 #pragma once
 
+#include <klens/format/state.hpp>
 #include <klens/plan/plan.hpp>
 
 #include <bit>
@@ -51,7 +52,7 @@ constexpr std::size_t expert_index(const AnyPlan& plan, int layer, int expert) {
 /// What the layers of a model have between them. `Layers`: of LayerPlan, or of anything with its mixer and ffn.
 struct Uses {
   bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false, experts = false;
-  bool block = false, conv_attention = false;
+  bool block = false, conv_attention = false, mamba3 = false;
   KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv || conv_attention; }
 };
 
@@ -62,7 +63,7 @@ constexpr Uses uses_of(const Layers& layers) {
     u.attention |= has_attention(l.mixer), u.scan |= has_scan(l.mixer), u.ssd |= has_ssd(l.mixer);
     u.short_conv |= l.mixer == Mixer::short_conv, u.hymba |= l.mixer == Mixer::hymba, u.qkvo |= has_qkvo(l.mixer);
     u.ffn |= has_swiglu(l.ffn) || l.ffn == Ffn::relu2 || has_block(l.mixer), u.experts |= has_experts(l.ffn);
-    u.block |= has_block(l.mixer), u.conv_attention |= l.mixer == Mixer::conv_attention;
+    u.block |= has_block(l.mixer), u.conv_attention |= l.mixer == Mixer::conv_attention, u.mamba3 |= l.mixer == Mixer::mamba3;
   }
   return u;
 }
@@ -127,8 +128,17 @@ KLENS_INLINE constexpr auto& state_of(AnyLayerPlan& l, StateKind kind) {
 }
 
 KLENS_INLINE constexpr bool has_state(Mixer mixer, bool own_kv, StateKind kind) {
-  return kind == StateKind::scan ? has_scan(mixer) || has_ssd(mixer)
+  return kind == StateKind::scan ? has_scan(mixer) || has_ssd_state(mixer)
          : kind == StateKind::conv ? has_conv(mixer) : has_attention(mixer) && own_kv;
+}
+
+/// Bytes of the state of a layer's scan, what Mamba-3 carries beside it (in f32 always) last; a multiple of 64.
+KLENS_INLINE constexpr std::int64_t scan_bytes(const Shape& s, Mixer mixer, State format) {
+  if (has_scan(mixer)) return round_up(scan_state_bytes(format, scan_channels(s), s.n_state), 64);
+  if (!has_ssd_state(mixer)) return 0;
+  const int width = s.inner / s.ssm_heads;
+  const std::int64_t carried = mixer == Mixer::mamba3 ? mamba3_carried(s.ssm_heads, width, s.n_state, s.ssm_angles).floats * 4 : 0;
+  return round_up(ssd_state_bytes(format, s.ssm_heads, width, s.n_state), 64) + carried;
 }
 
 /// Calls visit(StateSite) for every state, layer by layer: scan, conv, kv.
@@ -172,6 +182,7 @@ constexpr std::uint64_t shape_hash(const Shape& s, const Layers& layers) {
   if (s.adapter_rank > 0)
     for (const int value : {s.adapter_rank, int(s.attention_adapters)}) mix(value);
   if (s.scan_heads > 1) mix(s.scan_heads);
+  if (s.least_rate > 0) mix(s.ssm_angles), mix(std::bit_cast<std::uint32_t>(s.least_rate));
   for (const auto& layer : layers) {
     if (layer.block_source >= 0) mix(layer.block_source);
     mix(layer.window);

@@ -9,6 +9,9 @@
 //   softplus    max(x, 0) + log1p(exp(-|x|)), log1p(f) = f - s (f - R(s^2)), s = f / (2 + f). <= 2 ulp for every x,
 //               x << 0 too, where it tends to exp(x)
 //   sigmoid     1 / (1 + exp(-x)), true division. <= 2.5 ulp;   silu   x / (1 + exp(-x)). <= 2.5 ulp
+//   tanh        |x| < 5/8: x + x z P(z), z = x^2, degree 4; else 1 - 2 / (exp(2 |x|) + 1) with x's sign. <= 2 ulp
+//   turned      cos and sin of 2 pi t, t in turns, |t| < 2^20: 4 t = k + r, r in [-1/2, 1/2] exactly; polynomials in r^2 of
+//               degree 3 (sine) and 4 (cosine, c0 = 1 exactly), swapped and signed by k mod 4. <= 2^-23 of 1; whole quarters exact
 //
 // Arguments are clamped: exp2 to [-126, 127.93], exp to [-126, 128) over log2(e), so results are normal numbers, never
 // 0 or infinity; NaN gives NaN. Division, not reciprocal approximations: those differ between vendors.
@@ -84,5 +87,33 @@ KLENS_INLINE v16f softplus(v16f x) {
 KLENS_INLINE v16f sigmoid(v16f x) { return splat(1.0f) / (splat(1.0f) + exp(neg(x))); }
 
 KLENS_INLINE v16f silu(v16f x) { return x / (splat(1.0f) + exp(neg(x))); }
+
+KLENS_INLINE v16f tanh(v16f x) {
+  const v16f z = x * x, size = abs(x);
+  v16f p = splat(-0x1.75e1cep-8f);
+  p = fma(p, z, splat(0x1.52269cp-6f));
+  p = fma(p, z, splat(-0x1.b83c5ap-5f));
+  p = fma(p, z, splat(0x1.110726p-3f));
+  p = fma(p, z, splat(-0x1.555532p-2f));
+  const v16f large = splat(1.0f) - splat(2.0f) / (exp(size + size) + splat(1.0f));
+  const v16f with_sign = from_bits(bits(large) | (bits(x) & splat_i(std::int32_t(0x80000000u))));
+  return select(lt(size, splat(0.625f)), fma(p * z, x, x), with_sign);
+}
+
+/// cos and sin of 2 pi `turns`.
+struct Turned { v16f cos, sin; };
+KLENS_INLINE Turned turned(v16f turns) {
+  const v16f quarters = turns * splat(4.0f), sum = quarters + splat(math_detail::magic);
+  const v16f r = quarters - (sum - splat(math_detail::magic)), z = r * r;
+  v16f s = splat(-0x1.2d9302p-8f), c = splat(0x1.d9f7bcp-11f);
+  s = fma(s, z, splat(0x1.465e92p-4f)), c = fma(c, z, splat(-0x1.55c664p-6f));
+  s = fma(s, z, splat(-0x1.4abbbap-1f)), c = fma(c, z, splat(0x1.03c1dep-2f));
+  s = fma(s, z, splat(0x1.921fb6p+0f)) * r, c = fma(c, z, splat(-0x1.3bd3ccp+0f));
+  c = fma(c, z, splat(1.0f));
+  const v16i k = bits(sum);
+  const m16 odd = gt_i(k & splat_i(1), splat_i(0));
+  return {from_bits(bits(select(odd, s, c)) ^ shl((k + splat_i(1)) & splat_i(2), 30)),
+          from_bits(bits(select(odd, c, s)) ^ shl(k & splat_i(2), 30))};
+}
 
 }  // namespace klens::inline KLENS_NS

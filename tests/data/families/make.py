@@ -70,7 +70,7 @@ def disturb(name, p, g):
         return p + 0.3 * noise
     if name.endswith(("dt_bias", "dt_proj.bias", "dt_proj_bias")):
         return noise - 1
-    if "norm" in name and p.dim() == 1 or name.endswith(".D"):
+    if "norm" in name and p.dim() == 1 or name.endswith((".D", ".B_bias", ".C_bias")):
         return 1 + 0.3 * noise
     if p.dim() == 1:
         return 0.3 * noise
@@ -194,15 +194,110 @@ def mamba2attn_weights(c, g):
     return w
 
 
-def make_mamba2attn(out):
-    name, c = "mamba2attn", MAMBA2ATTN
+# state-spaces/mamba3-siso-* (Mamba3 of mamba_ssm, one input and one output a head) have no class in transformers either. The decay's rate is main's and the
+# published checkpoints' `heavy_tail`; mamba_ssm 2.3.2.post1 on PyPI still has softplus in its place, and agrees in everything else.
+MAMBA3 = {
+    "mamba3": {"d_model": 40, "d_intermediate": 0, "n_layer": 3, "vocab_size": 93,
+               "ssm_cfg": {"layer": "Mamba3", "d_state": 14, "expand": 2, "headdim": 10, "ngroups": 2, "rope_fraction": 0.5, "dt_min": 0.001, "dt_max": 0.1,
+                           "dt_init_floor": 0.0001, "A_floor": 0.6, "chunk_size": 64, "is_mimo": False, "is_outproj_norm": False},
+               "attn_layer_idx": [], "attn_cfg": {}, "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 16,
+               "tie_embeddings": True},
+    "mamba3.norm": {"d_model": 24, "d_intermediate": 120, "n_layer": 2, "vocab_size": 93,
+                    "ssm_cfg": {"layer": "Mamba3", "d_state": 20, "expand": 3, "headdim": 24, "rope_fraction": 1.0, "is_outproj_norm": True},
+                    "rms_norm": True, "residual_in_fp32": True, "fused_add_norm": True, "pad_vocab_size_multiple": 8, "tie_embeddings": False},
+}
+
+
+def mamba3_sizes(c):
+    """Heads, width of a head, groups, state, angles: the turned part of a state is cut down to an even number."""
+    s = c["ssm_cfg"]
+    inner, state = int(s["expand"] * c["d_model"]), s["d_state"]
+    return inner // s["headdim"], s["headdim"], s.get("ngroups", 1), state, int(state * s["rope_fraction"]) // 2
+
+
+def heavy_tail(v):
+    """1 + v from zero on, 1 / (1 - v) below."""
+    return v.clamp(min=0) + 1 / (1 - v.clamp(max=0))
+
+
+def turned(x, angle):
+    """Neighbours against each other: pair i = elements 2i and 2i + 1 by angle i; pairs without an angle stay."""
+    p, q = x.unflatten(-1, (-1, 2)).unbind(-1)
+    angle = torch.nn.functional.pad(angle, (0, p.shape[-1] - angle.shape[-1]))
+    return torch.stack([p * angle.cos() - q * angle.sin(), q * angle.cos() + p * angle.sin()], -1).flatten(-2)
+
+
+def mamba3_mixer(x, w, at, c, rate=heavy_tail):
+    """in_proj n = gate | x | B | C | dt | A | trap | angles; the recurrence token by token, the trapezoid's earlier end from the last token's k and v."""
+    heads, width, groups, state, angles = mamba3_sizes(c)
+    softplus, inner, shared = torch.nn.functional.softplus, heads * width, groups * state
+    gate, v, b, k, dt, a, trap, turn = torch.nn.functional.linear(x, w[at + "in_proj.weight"]).split(
+        [inner, inner, shared, shared, heads, heads, heads, angles], -1)
+    v = v.unflatten(-1, (heads, width))
+    k, q = (rms_norm(r.unflatten(-1, (groups, state)), w[at + n + "_norm.weight"]).repeat_interleave(heads // groups, -2) + w[at + n + "_bias"].flatten(1)
+            for r, n in ((b, "B"), (k, "C")))
+    dt, trap = softplus(dt + w[at + "dt_bias"]), torch.sigmoid(trap)
+    keep = torch.exp(-rate(a).clamp(min=c["ssm_cfg"].get("A_floor", 1e-4)) * dt)
+    s, theta = x.new_zeros(x.shape[0], heads, width, state), x.new_zeros(x.shape[0], heads, angles)
+    last_k, last_v, ys = torch.zeros_like(k[:, 0]), torch.zeros_like(v[:, 0]), []
+    for t in range(x.shape[1]):
+        theta = (theta + math.pi * torch.tanh(turn[:, t, None]) * dt[:, t, :, None]) % (2 * math.pi)
+        now_k, now_v = turned(k[:, t], theta), v[:, t]
+        before, after = (keep * (1 - trap) * dt)[:, t, :, None], (trap * dt)[:, t, :, None]
+        s = s * keep[:, t, :, None, None] + (before * last_v)[..., None] * last_k[:, :, None] + (after * now_v)[..., None] * now_k[:, :, None]
+        ys.append((s * turned(q[:, t], theta)[:, :, None]).sum(-1) + w[at + "D"][:, None] * now_v)
+        last_k, last_v = now_k, now_v
+    y = torch.stack(ys, 1).flatten(-2)
+    if c["ssm_cfg"].get("is_outproj_norm"):
+        y = rms_norm(y, w[at + "norm.weight"], heads)
+    return torch.nn.functional.linear(y * torch.nn.functional.silu(gate), w[at + "out_proj.weight"])
+
+
+def mamba3_forward(w, ids, c):
+    """As mamba2attn_forward; with d_intermediate every layer has an MLP behind the mixer, fc1 n = up | gate."""
+    x, hidden = w["backbone.embedding.weight"][ids], []
+    for i in range(c["n_layer"]):
+        at = f"backbone.layers.{i}."
+        x = x + mamba3_mixer(rms_norm(x, w[at + "norm.weight"]), w, at + "mixer.", c)
+        if c["d_intermediate"]:
+            up, gate = torch.nn.functional.linear(rms_norm(x, w[at + "norm2.weight"]), w[at + "mlp.fc1.weight"]).chunk(2, -1)
+            x = x + torch.nn.functional.linear(up * torch.nn.functional.silu(gate), w[at + "mlp.fc2.weight"])
+        hidden.append(x)
+    hidden.append(rms_norm(x, w["backbone.norm_f.weight"]))
+    return torch.nn.functional.linear(hidden[-1], w.get("lm_head.weight", w["backbone.embedding.weight"])), hidden
+
+
+def mamba3_weights(c, g):
+    heads, width, groups, state, angles = mamba3_sizes(c)
+    d, inner, multiple = c["d_model"], heads * width, c["pad_vocab_size_multiple"]
+    rows, mlp = -(-c["vocab_size"] // multiple) * multiple, -(-c["d_intermediate"] // 128) * 128   # GatedMLP rounds its width up
+    layer = {"norm.weight": [d], "mixer.dt_bias": [heads], "mixer.B_bias": [heads, 1, state], "mixer.C_bias": [heads, 1, state], "mixer.D": [heads],
+             "mixer.in_proj.weight": [2 * inner + 2 * groups * state + 3 * heads + angles, d], "mixer.B_norm.weight": [state], "mixer.C_norm.weight": [state],
+             "mixer.out_proj.weight": [d, inner]}
+    layer.update({"mixer.norm.weight": [inner]} if c["ssm_cfg"].get("is_outproj_norm") else {})
+    layer.update({"norm2.weight": [d], "mlp.fc1.weight": [2 * mlp, d], "mlp.fc2.weight": [d, mlp]} if mlp else {})
+    shapes = {"backbone.embedding.weight": [rows, d], "backbone.norm_f.weight": [d]}
+    shapes.update({} if c["tie_embeddings"] else {"lm_head.weight": [rows, d]})
+    for i in range(c["n_layer"]):
+        shapes.update({f"backbone.layers.{i}.{k}": s for k, s in layer.items()})
+    w = {k: disturb(k, torch.zeros(s), g) for k, s in shapes.items()}
+    for k in w:
+        if k.endswith("in_proj.weight"):   # of the size of the other rows, no angle would go round within 21 tokens
+            w[k][-(2 * heads + angles):] *= 2
+        if k.endswith("dt_bias"):
+            w[k] += 1
+    w["backbone.embedding.weight"] *= 0.2 if c["tie_embeddings"] else 1
+    return w
+
+
+def make_written_out(name, c, weights, forward, out):
     g = torch.Generator().manual_seed(sum(map(ord, name)))
-    w = mamba2attn_weights(c, g)
+    w = weights(c, g)
     ids = torch.randint(1, 93, (2, 21), generator=g)
-    logits, hidden = mamba2attn_forward(w, ids, c)
+    logits, hidden = forward(w, ids, c)
     longer = ids
     for _ in range(8):
-        longer = torch.cat([longer, mamba2attn_forward(w, longer, c)[0][:, -1:].argmax(-1)], 1)
+        longer = torch.cat([longer, forward(w, longer, c)[0][:, -1:].argmax(-1)], 1)
     golden = {"input_ids": ids, "logits": logits, "greedy": longer[:, ids.shape[1]:].contiguous()}
     golden.update({f"hidden.{i}": h for i, h in enumerate(hidden)})
     folder = os.path.join(out, name)
@@ -217,4 +312,6 @@ def make_mamba2attn(out):
 if __name__ == "__main__":
     for name, config in VARIANTS.items():
         make(name, config, sys.argv[1])
-    make_mamba2attn(sys.argv[1])
+    make_written_out("mamba2attn", MAMBA2ATTN, mamba2attn_weights, mamba2attn_forward, sys.argv[1])
+    for name, config in MAMBA3.items():
+        make_written_out(name, config, mamba3_weights, mamba3_forward, sys.argv[1])
