@@ -100,7 +100,9 @@ class LevelRun {
   Result<nlohmann::json> run(const std::function<void()>& step) {
     nlohmann::json rows = nlohmann::json::array();
     if (sequence(o_, table_.level)) {
-      KLENS_TRY(rows, run_sequence(o_.rounds, table_, o_.quick ? 64 : 512, step));
+      std::vector<Team> teams;
+      for (const auto& team : teams_) teams.push_back(team->team());
+      KLENS_TRY(rows, run_sequence(o_.rounds, table_, teams, o_.quick ? 64 : 512, step));
     }
     for (const BenchShape& shape : o_.linears ? o_.shapes : std::vector<BenchShape>{}) {
       quantize_rows(shape, rows);

@@ -42,11 +42,11 @@ inline std::vector<std::function<SequenceCase()>> sequence_cases(int prefill) {
   return all;
 }
 
-/// The limits of one level on one thread, and the rounds of its rows.
+/// The limits of one level on a team, and the rounds of its rows.
 class SequenceRun {
  public:
-  SequenceRun(const RoundOptions& options, const KernelTable& table)
-      : options_(options), table_(table), peaks_(peaks_of(table.level)), readers_(readers()) {
+  SequenceRun(const RoundOptions& options, const KernelTable& table, const Team& team)
+      : options_(options), table_(table), team_(team), peaks_(peaks_of(table.level)), readers_(readers()) {
     for (int repeat = 0; repeat < 9; ++repeat) measure_rates();
   }
 
@@ -54,7 +54,11 @@ class SequenceRun {
     const FlushDenormals flush;
     c.run(table_, 0);
     const double error = c.error();
-    const auto kernel = [&] { for (int i = 0; i < c.copies; ++i) c.run(table_, i); };
+    const auto kernel = [&] {
+      for (int i = 0; i < c.copies; ++i)
+        if (team_.threads > 1) c.run_on(table_, i, team_);
+        else c.run(table_, i);
+    };
     const auto memory = [&] { for (int i = 0; i < c.copies; ++i) walk(c, i); };
     choose_reader(c);
     const int inner = repeats_of(kernel), memory_inner = repeats_of(memory);
@@ -84,7 +88,7 @@ class SequenceRun {
             {"rows", 0},
             {"cols", 0},
             {"tokens", c.tokens},
-            {"threads", 1},
+            {"threads", team_.threads},
             {"copies", c.copies},
             {"microseconds", median(times) * 1e6},
             {"memory_microseconds", memory_s * 1e6},
@@ -101,17 +105,23 @@ class SequenceRun {
   /// The best seen: a port's peak is a matter of the clock.
   void measure_rates() {
     if (!peaks_) return;
-    const Team alone;
-    fma_ = std::max(fma_, port_rate(peaks_->of[int(Port::fma)], alone));
-    silu_ = std::max(silu_, port_rate(peaks_->silu, alone));
-    exp_ = std::max(exp_, port_rate(peaks_->exp2, alone));
+    fma_ = std::max(fma_, port_rate(peaks_->of[int(Port::fma)], team_));
+    silu_ = std::max(silu_, port_rate(peaks_->silu, team_));
+    exp_ = std::max(exp_, port_rate(peaks_->exp2, team_));
   }
 
+  /// Every thread walks its share of every span.
   void walk(const SequenceCase& c, int copy) const {
-    for (const Span& s : c.spans(copy)) {
-      if (s.to) copy_(s.from, s.to, s.bytes);
-      else reader_.run(s.from, s.bytes / 64 * 64);
-    }
+    const std::vector<Span> spans = c.spans(copy);
+    for_each(team_, team_.threads, [&](int i, int) {
+      for (const Span& s : spans) {
+        const Share part = share_of(int(s.bytes / 64), i, team_.threads);
+        const std::int64_t from = std::int64_t(part.begin) * 64, bytes = std::int64_t(part.end - part.begin) * 64;
+        const bool last = i + 1 == team_.threads;
+        if (s.to && (last || bytes > 0)) copy_(s.from + from, s.to + from, last ? s.bytes - from : bytes);
+        if (!s.to && bytes > 0) reader_.run(s.from + from, bytes);
+      }
+    });
   }
 
   void choose_reader(const SequenceCase& c) {
@@ -139,6 +149,7 @@ class SequenceRun {
 
   RoundOptions options_;
   const KernelTable& table_;
+  Team team_;
   const Peaks* peaks_;
   std::vector<Reader> readers_;
   Reader reader_;
@@ -150,13 +161,17 @@ class SequenceRun {
 
 std::int64_t sequence_row_count() { return std::int64_t(sequence_cases(1).size()); }
 
-Result<nlohmann::json> run_sequence(const RoundOptions& options, const KernelTable& table, int prefill,
+Result<nlohmann::json> run_sequence(const RoundOptions& options, const KernelTable& table, const std::vector<Team>& teams, int prefill,
                                     const std::function<void()>& step) {
   nlohmann::json rows = nlohmann::json::array();
-  SequenceRun run(options, table);
+  std::vector<SequenceRun> runs;
+  for (const Team& team : teams) runs.emplace_back(options, table, team);
   for (const auto& make : sequence_cases(prefill)) {
-    if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
-    rows.push_back(run.row(make()));
+    for (std::size_t i = 0; i < teams.size(); ++i) {
+      if (interrupted) return Error{ErrorCode::interrupted, "bench", "", "interrupted"};
+      const SequenceCase one = make();   // fresh: its error is that of the first call
+      if (teams[i].threads == 1 || one.run_on) rows.push_back(runs[i].row(one));
+    }
     step();
   }
   return rows;

@@ -17,8 +17,9 @@
 
 namespace klens::cli {
 
-/// Rows of one level: decode, and prefills of so many tokens; `step()` after each.
-Result<nlohmann::json> run_sequence(const RoundOptions& options, const KernelTable& table, int prefill,
+/// Rows of one level: decode, and prefills of so many tokens, on each of the teams where a session splits the kernel; `step()`
+/// after each kernel.
+Result<nlohmann::json> run_sequence(const RoundOptions& options, const KernelTable& table, const std::vector<Team>& teams, int prefill,
                                     const std::function<void()>& step);
 std::int64_t sequence_row_count();
 

@@ -6,8 +6,10 @@
 #include "cases.hpp"
 
 #include <klens/core/denormals.hpp>
+#include <klens/core/thread_team.hpp>
 #include <klens/format/state.hpp>
 #include <klens/kernel/hadamard.hpp>
+#include <klens/model/decoder.hpp>
 
 #include <fmt/format.h>
 
@@ -55,6 +57,7 @@ struct SequenceCase {
   double exps = 0, silus = 0, fmas = 0;          // of 16 lanes, per call, that no implementation can avoid
   bool judged_by_exp = false;                    // share of the exp rate, else of the longest bound
   std::function<void(const KernelTable&, int copy)> run = {};
+  std::function<void(const KernelTable&, int copy, const Team&)> run_on = {};   // split as a session does; empty: one thread alone
   std::function<std::vector<Span>(int copy)> spans = {};
   std::function<double()> error = {};            // rms(y - float64) / rms(float64) after run(table, 0) on fresh data
   std::shared_ptr<bench::Memory> memory = std::make_shared<bench::Memory>();
@@ -80,6 +83,22 @@ const unsigned char* bytes_of(const T* p) { return reinterpret_cast<const unsign
 template <class T>
 unsigned char* bytes_of(T* p) { return reinterpret_cast<unsigned char*>(p); }
 
+/// Sets how a case runs on a team, and so alone.
+inline void runs(SequenceCase& c, std::function<void(const KernelTable&, int copy, const Team&)> on) {
+  c.run = [on](const KernelTable& t, int copy) { on(t, copy, Team{}); };
+  c.run_on = std::move(on);
+}
+
+/// The items of `a`, at least `grain` in a block.
+template <class Args>
+void split(const Team& team, int grain, const Args& a, Kernel<Args> kernel) {
+  decoder::split(team, a.end, grain, [&](int begin, int end, int) {
+    Args part = a;
+    part.begin = begin, part.end = end;
+    kernel(part);
+  });
+}
+
 inline std::string named(const char* kernel, State s) { return fmt::format("{}<{}>", kernel, name_of(s)); }
 
 /// conv1d with SiLU on columns of an in_proj row of twice as many.
@@ -96,12 +115,12 @@ inline SequenceCase conv1d(const SequenceShape& s, int tokens, State format) {
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   const double groups = double(tokens) * channels / lanes;
   c.silus = groups, c.fmas = groups * taps;
-  c.run = [=](const KernelTable& t, int copy) {
+  runs(c, [=](const KernelTable& t, int copy, const Team& team) {
     Conv1dArgs one = a;
     one.state = states + copy * state_bytes;
     one.scales = reinterpret_cast<float*>(states + copy * state_bytes + conv_scales_offset(format, channels, taps));
-    t.conv1d(one);
-  };
+    split(team, tokens == 1 ? one.end : 1, one, t.conv1d);
+  });
   c.spans = [=](int copy) {
     return std::vector<Span>{{bytes_of(a.x), bytes_of(a.y), std::int64_t(tokens) * channels * 4},
                              {bytes_of(a.weight), nullptr, taps * channels * 4},
@@ -134,12 +153,12 @@ inline SequenceCase short_conv(const SequenceShape& s, int tokens, State format)
   a.taps = taps, a.channels = channels, a.tokens = tokens, a.end = channels / lanes, a.format = format;
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   c.fmas = double(tokens) * channels / lanes * (taps + 2);
-  c.run = [=](const KernelTable& t, int copy) {
+  runs(c, [=](const KernelTable& t, int copy, const Team& team) {
     ShortConvArgs one = a;
     one.state = states + copy * state_bytes;
     one.scales = reinterpret_cast<float*>(states + copy * state_bytes + conv_scales_offset(format, channels, taps));
-    t.short_conv(one);
-  };
+    split(team, tokens == 1 ? one.end : 1, one, t.short_conv);
+  });
   c.spans = [=](int copy) {
     const std::int64_t third = std::int64_t(tokens) * channels * 4;
     return std::vector<Span>{{bytes_of(a.b), bytes_of(a.y), third},
@@ -176,12 +195,12 @@ inline SequenceCase scan(const SequenceShape& s, int tokens, State format) {
   a.channels = channels, a.n_state = n, a.tokens = tokens, a.end = channels / lanes, a.format = format;
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   c.exps = double(all) / lanes * n, c.judged_by_exp = true;
-  c.run = [=](const KernelTable& t, int copy) {
+  runs(c, [=](const KernelTable& t, int copy, const Team& team) {
     ScanArgs one = a;
     one.state = states + copy * state_bytes;
     one.scales = reinterpret_cast<float*>(states + copy * state_bytes + scan_scales_at(format, channels, n));
-    t.scan(one);
-  };
+    split(team, tokens == 1 ? 8 : 1, one, t.scan);
+  });
   c.spans = [=](int copy) {
     return std::vector<Span>{{bytes_of(a.x), bytes_of(a.y), all * 4}, {bytes_of(a.dt), nullptr, all * 4},
                              {bytes_of(a.z), nullptr, all * 4},
@@ -223,13 +242,13 @@ inline SequenceCase ssd(const SequenceShape& s, int tokens, State format) {
   a.end = heads * int(div_up(dim, lanes));
   auto* const states = m.zeros<unsigned char>(state_bytes * c.copies);
   c.fmas = double(all) / lanes * n * 2;
-  c.run = [=](const KernelTable& t, int copy) {
+  runs(c, [=](const KernelTable& t, int copy, const Team& team) {
     SsdArgs one = a;
     unsigned char* const state = states + copy * state_bytes;
     one.state = state, one.decay = reinterpret_cast<float*>(state + ssd_decays_at(format, heads, dim, n));
     one.scales = reinterpret_cast<float*>(state + ssd_scales_at(format, heads, dim, n));
-    t.ssd(one);
-  };
+    split(team, tokens == 1 ? 8 : 1, one, t.ssd);
+  });
   c.spans = [=](int copy) {
     return std::vector<Span>{{bytes_of(a.x), bytes_of(a.y), all * 4},
                              {states + copy * state_bytes, states + copy * state_bytes, state_bytes}};
@@ -271,19 +290,34 @@ inline SequenceCase attention(const SequenceShape& s, int tokens, int context, S
   a.cache = kv, a.heads = s.heads, a.scale = float(1 / std::sqrt(double(s.qk_dim)));
   a.tokens = tokens, a.position = context;
   a.out = m.output(std::int64_t(tokens) * s.heads * s.v_dim), a.out_stride = std::int64_t(s.heads) * s.v_dim;
-  a.scratch = m.zeros(attention_scratch()), a.end = attention_items(s.heads, s.kv_heads, tokens);
+  const std::int64_t scratch = round_up(attention_scratch(), lanes);
+  a.scratch = m.zeros(scratch * ThreadTeam::max_threads), a.end = attention_items(s.heads, s.kv_heads, tokens);
+  const int partitions = tokens <= query_tile && positions >= 4 * attention_partition ? attention_partitions(positions) : 0;
+  float* const partial = partitions > 0 ? m.zeros(attention_partial_floats(s.heads, tokens, s.v_dim, capacity)) : nullptr;
   const double pairs = double(tokens) * context + double(tokens) * (tokens + 1) / 2;
   c.fmas = pairs * s.heads * (s.qk_dim + s.v_dim) / lanes;
   c.exps = pairs * s.heads / lanes;
   const auto filled = std::make_shared<const KernelTable*>(nullptr);
-  c.run = [=](const KernelTable& t, int) {
+  runs(c, [=](const KernelTable& t, int, const Team& team) {
     if (*filled != &t)   // the cache, once per level
       for (int at = 0; at < positions; at += chunk)
         t.kv_append({.cache = kv, .k = rows + at * stride, .v = rows + at * stride + k_cols, .stride = stride,
                      .tokens = std::min(chunk, positions - at), .position = at, .begin = 0, .end = s.kv_heads});
     *filled = &t;
-    t.attention(a);
-  };
+    AttentionArgs all = a;
+    const bool parts = team.threads > 1 && partitions > 0;
+    if (parts) all.partitions = partitions, all.partial = partial, all.end *= partitions;
+    decoder::split(team, all.end, 1, [&](int begin, int end, int thread) {
+      AttentionArgs part = all;
+      part.scratch += thread * scratch, part.begin = begin, part.end = end;
+      t.attention(part);
+    });
+    if (!parts) return;
+    AttentionMergeArgs merge;
+    merge.partial = partial, merge.partitions = partitions, merge.heads = s.heads, merge.v_dim = s.v_dim;
+    merge.out = a.out, merge.out_stride = a.out_stride, merge.end = tokens * s.heads;
+    split(team, 8, merge, t.attention_merge);
+  });
   const KvLayout layout = kv_layout(format, s.kv_heads, s.qk_dim, s.v_dim, capacity);
   c.spans = [=](int) {
     std::vector<Span> all;

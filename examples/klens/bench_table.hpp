@@ -208,12 +208,12 @@ inline std::string rivals_line(const json& run) {
 
 /// The sequence kernels of a run; empty where it has none.
 inline Table sequence_table(const json& run) {
-  Table t{{"kernel", "level", "model", "tokens", "us", "memory us", "compute us", "limit", "share", "error"}, {}};
+  Table t{{"kernel", "level", "model", "tokens", "threads", "us", "memory us", "compute us", "limit", "share", "error"}, {}};
   for (const auto& row : run["rows"])
     if (text_of(row, "kind") == "sequence")
       t.rows.push_back({text_of(row, "kernel"), text_of(row, "level"), text_of(row, "shape"),
-                        fmt::format("{}", int(number_of(row, "tokens"))), microseconds(number_of(row, "microseconds")),
-                        microseconds(number_of(row, "memory_microseconds")),
+                        fmt::format("{}", int(number_of(row, "tokens"))), fmt::format("{}", int(number_of(row, "threads"))),
+                        microseconds(number_of(row, "microseconds")), microseconds(number_of(row, "memory_microseconds")),
                         microseconds(number_of(row, "compute_microseconds")), text_of(row, "limit"),
                         percent(number_of(row, "share")), fmt::format("{:.1e}", number_of(row, "error"))});
   return t;
@@ -346,9 +346,10 @@ at its rate, all of them at the best rate of any mix. Loads and stores count not
                         fmt::format("{:.1f}", number_of(row, "gigabytes_per_second"))});
   if (!t.rows.empty()) page += "\n## Rounding the activations, 1 thread\n\n" + t.markdown();
   if (const Table sequences = sequence_table(run); !sequences.rows.empty()) page += R"(
-## Sequence kernels, 1 thread
+## Sequence kernels
 
-Sizes of published models; one token finds its states in the memory of as many layers as the model has.
+Sizes of published models; one token finds its states in the memory of as many layers as the model has. Two threads: the scans,
+convolutions and attention, split as a session splits them (a convolution of one token is not), beside limits on two threads.
 
 * **memory us**: the bytes that the call must read and write, walked by lines in the same places in the same rounds:
   lines read and written (rows, states), or the best plain reader (the KV of one query).
