@@ -13,13 +13,13 @@
 namespace klens::cli {
 
 /// What kernel calls are counted under: linears by role, the others by what they do.
-inline constexpr std::array<std::string_view, 33> part_names = {
+inline constexpr std::array<std::string_view, 37> part_names = {
     "embed",    "head",      "in_proj",   "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj",
     "up_proj",  "down_proj", "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in", "k_adapter_out", "v_adapter_in",
-    "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out",
+    "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out", "shared_up", "shared_down", "latent_in", "latent_out",
     "norm",      "quantize", "rope",  "kv_append", "attention", "conv", "scan",   "ssd", "route", "other"};
 inline constexpr int part_count = int(part_names.size());
-static_assert(part_names[role_count - 1] == "up_adapter_out" && part_names[std::size_t(Role::lm_head)] == "head");
+static_assert(part_names[role_count - 1] == "latent_out" && part_names[std::size_t(Role::lm_head)] == "head");
 
 /// The part of a kernel of KLENS_KERNELS by its name.
 constexpr int part_of(std::string_view kernel) {
@@ -32,6 +32,7 @@ constexpr int part_of(std::string_view kernel) {
   if (kernel == "quantize_row" || kernel == "round_rows") return index("quantize");
   if (kernel.starts_with("attention")) return index("attention");
   if (kernel == "conv1d" || kernel == "short_conv") return index("conv");
+  if (kernel == "mamba3_inputs") return index("ssd");
   return index(kernel);
 }
 

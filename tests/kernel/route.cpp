@@ -39,7 +39,8 @@ struct RouteCase {
     random.fill(x, 2.0);
   }
   klens::RouteArgs args() {
-    return {x.data(), stride, hidden, experts, used, all, router.columns.data(), logits.data(), chosen.data(), weight.data(), 0, tokens};
+    return {.x = x.data(), .x_stride = stride, .hidden = hidden, .experts = experts, .used = used, .softmax_of_all = all,
+            .router = router.columns.data(), .logits = logits.data(), .chosen = chosen.data(), .weight = weight.data(), .begin = 0, .end = tokens};
   }
 };
 
@@ -93,6 +94,65 @@ TEST_CASE("route: logits, choice and weights against float64; padding 0; the bit
         CHECK(fixture::same_bits(c.weight, other.weight));
         CHECK(c.chosen == other.chosen);
       }
+}
+
+TEST_CASE("route: sigmoids and groups of experts against float64, the bits of ref") {
+  struct Groups { int experts, used, groups, taken; bool normed; };
+  for (const Groups& g : {Groups{6, 3, 3, 2, true}, {5, 2, 1, 1, false}, {40, 7, 4, 2, true}, {64, 20, 8, 3, false}, {2, 1, 1, 1, true}, {512, 22, 16, 4, true}}) {
+    CAPTURE(g.experts);
+    const auto fresh = [&] { return RouteCase(33, g.experts, g.used, false, fixture::Random{unsigned(g.experts)}); };
+    RouteCase c = fresh(), other = fresh();
+    Guarded bias(klens::round_up(g.experts, 16));
+    fixture::Random random(9);
+    random.fill(bias, 0.3);
+    const auto with_groups = [&](RouteCase& of) {
+      klens::RouteArgs a = of.args();
+      a.groups = g.groups, a.groups_used = g.taken, a.normed = g.normed, a.scale = 1.7f, a.bias = bias.data();
+      return a;
+    };
+    fixture::active().route(with_groups(c));
+    klens::RouteArgs again = with_groups(other);
+    for (int t = 0; t < tokens; ++t) again.begin = t, again.end = t + 1, fixture::reference().route(again);
+    CHECK(fixture::same_bits(c.logits, other.logits));
+    CHECK(fixture::same_bits(c.weight, other.weight));
+    CHECK(c.chosen == other.chosen);
+    Judge weights, tripwire;
+    for (int t = 0; t < tokens; ++t) {
+      const float* z = c.logits.data() + t * klens::round_up(g.experts, 16);
+      std::vector<double> score, choice;
+      for (int e = 0; e < g.experts; ++e) score.push_back(1 / (1 + std::exp(-double(z[e])))), choice.push_back(score.back() + double(bias[e]));
+      const int each = g.experts / g.groups;
+      std::vector<std::pair<double, int>> groups;
+      for (int k = 0; g.groups > 1 && k < g.groups; ++k) {
+        std::vector<double> of(choice.begin() + k * each, choice.begin() + (k + 1) * each);
+        std::ranges::sort(of, std::greater());
+        groups.emplace_back(-(of[0] + of[1]), k);
+      }
+      std::ranges::sort(groups);
+      std::vector<std::pair<double, int>> order;
+      for (int e = 0; e < g.experts; ++e) {
+        bool open = g.groups == 1;
+        for (int k = 0; k < g.taken && !open; ++k) open = groups[std::size_t(k)].second == e / each;
+        if (open) order.emplace_back(-choice[std::size_t(e)], e);
+      }
+      std::ranges::sort(order);
+      double total = 1e-20;
+      for (int i = 0; i < g.used; ++i) total += score[std::size_t(order[std::size_t(i)].second)];
+      std::vector<int> expected;
+      for (int i = 0; i < g.used; ++i) expected.push_back(order[std::size_t(i)].second);
+      std::ranges::sort(expected);
+      for (int i = 0; i < g.used; ++i) {
+        CHECK(c.chosen[std::size_t(t * g.used + i)] == expected[std::size_t(i)]);
+        const double want = double(1.7f) * score[std::size_t(expected[std::size_t(i)])] / (g.normed ? total : 1);
+        const double got = double(c.weight[t * klens::round_up(g.used, 16) + i]);
+        weights(got, want, want * 0x1p-20), tripwire(got * (1 + 1e-5), want, want * 0x1p-20);
+      }
+      for (int i = g.used; i < klens::round_up(g.used, 16); ++i) CHECK(c.weight[t * klens::round_up(g.used, 16) + i] == 0.0f);
+    }
+    CHECK(weights.wrong == 0);
+    CHECK(tripwire.wrong > 0);
+    CHECK((c.logits.margins_intact() && c.weight.margins_intact()));
+  }
 }
 
 TEST_CASE("route: equal logits go to the lowest index, each expert once; far ones weigh nothing") {

@@ -56,6 +56,18 @@ constexpr Plan<2> with_mamba3() {
   return presets::uniform(plan, f::w8);
 }
 
+/// Experts behind a router of sigmoids.
+constexpr Plan<2, 4> with_sigmoids() {
+  Plan<2, 4> plan;
+  plan.shape = {.family = Family::nemotron_h, .layers = 2, .hidden = 64, .vocab = 100, .heads = 4, .kv_heads = 2, .qk_dim = 16, .v_dim = 16,
+                .tied_head = true, .norm_eps = 1e-5f, .experts = 4, .experts_used = 2, .expert_ffn = 48, .shared_ffn = 80, .expert_latent = 32,
+                .router_groups = 2, .router_groups_used = 1, .router_normed = true, .router_scale = 2.5f};
+  for (int l = 0; l < 2; ++l) plan.layers[std::size_t(l)].kv_source = l;
+  plan.layers[0].mixer = Mixer::attention, plan.layers[0].ffn = Ffn::none, plan.layers[1].mixer = Mixer::none, plan.layers[1].ffn = Ffn::moe_relu2;
+  return presets::uniform(plan, f::w8);
+}
+
+constexpr auto sigmoid_plan = checked(with_sigmoids());
 constexpr auto mamba3_plan = checked(with_mamba3());
 constexpr auto experts_plan = checked(with_experts());
 constexpr auto block_plan = checked(with_block());
@@ -105,7 +117,7 @@ TEST_CASE("experts and shared blocks: plan.json and plan.hpp give the same plan 
   const auto folder = std::filesystem::temp_directory_path() / ("klens_kinds_" + std::to_string(getpid()));
   std::filesystem::create_directories(folder);
   int n = 0;
-  for (const PlanDocument& d : {document(runtime_plan(experts_plan)), document(runtime_plan(block_plan)), document(runtime_plan(mamba3_plan))}) {
+  for (const PlanDocument& d : {document(runtime_plan(experts_plan)), document(runtime_plan(block_plan)), document(runtime_plan(mamba3_plan)), document(runtime_plan(sigmoid_plan))}) {
     const auto read = plan_from_json(plan_to_json(d), "plan.json");
     REQUIRE_MESSAGE(bool(read), read.error().message());
     CHECK(read->plan == d.plan);
@@ -141,6 +153,20 @@ TEST_CASE("experts and shared blocks: a broken rule is found with its field") {
   CHECK(fault_of(experts, [](auto& p) { p.shape.scan_heads = 0; }) == "shape.scan_heads");
   CHECK(fault_of(experts, [](auto& p) { p.layers[1].block_source = 0; }) == "layers[1].block_source");
   CHECK(fault_of(block, [](auto&) {}) == "");
+  const RuntimePlan sigmoids = runtime_plan(sigmoid_plan);
+  CHECK(fault_of(sigmoids, [](auto&) {}) == "");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.router_groups = 4; }) == "shape.router_groups");   // of one expert each
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.router_groups = 3; }) == "shape.router_groups");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.router_groups_used = 3; }) == "shape.router_groups_used");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.experts_used = 3; }) == "shape.experts_used");   // one group holds two
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.router_scale = 0; }) == "shape.router_scale");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.shared_ffn = 0; }) == "shape.shared_ffn");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.shape.expert_latent = -1; }) == "shape.expert_latent");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].latent_in = {7, per_row()}; }) == "layers[1].latent_in.weight_bits");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].shared_down = {7, per_row()}; }) == "layers[1].shared_down.weight_bits");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].ffn = Ffn::moe; }) == "shape.router_groups");
+  CHECK(fault_of(experts, [](auto& p) { p.shape.router_groups = 1; }) == "shape.router_groups");
+  CHECK(fault_of(experts, [](auto& p) { p.shape.expert_latent = 8; }) == "shape.expert_latent");
   const RuntimePlan mamba3 = runtime_plan(mamba3_plan);
   CHECK(fault_of(mamba3, [](auto&) {}) == "");
   CHECK(fault_of(mamba3, [](auto& p) { p.shape.ssm_angles = 13; }) == "shape.ssm_angles");

@@ -90,12 +90,19 @@ struct SwigluArgs {
   int begin = 0, end = 0;               // tokens
 };
 
-/// Router of a mixture of experts: logits, the `used` greatest of them (ties: lowest index first), and their weights.
+inline constexpr int route_most_experts = 512;
+
+/// Router of a mixture of experts: logits, the `used` greatest of them (ties: lowest index first), and their weights. With groups:
+/// scores are sigmoids, experts are chosen by score + bias, from the groups_used groups whose two best add up to most.
 struct RouteArgs {
   const float* x = nullptr;             // [tokens, x_stride]
   std::int64_t x_stride = 0;
   int hidden = 0, experts = 0, used = 0;
   bool softmax_of_all = false;          // weights: softmax over all experts; else over the chosen
+  int groups = 0, groups_used = 0;      // of experts / groups each, two or more where there are several; 0: by softmax
+  bool normed = false;                  // with groups: weight = score / (1e-20 + sum of the chosen scores), before
+  float scale = 1;                      // with groups: what multiplies them
+  const float* bias = nullptr;          // with groups: [round_up(experts, 16)]
   const float* router = nullptr;        // [hidden][round_up(experts, 16)], padding zero
   float* logits = nullptr;              // [tokens][round_up(experts, 16)]
   std::int32_t* chosen = nullptr;       // [tokens][used], ascending

@@ -432,12 +432,29 @@ class Float64Forward {
       KLENS_TRY(const Matrix down, swiglu(n, l, -1, team));
       float64::add(x, down);
     } else if (kind == Ffn::relu2) {
-      KLENS_TRY(Matrix y, project(n, Role::up_proj, l, team));
-      for (double& v : y.values) v = v > 0 ? v * v : 0;
-      KLENS_TRY(const Matrix down, project(y, Role::down_proj, l, team));
+      KLENS_TRY(const Matrix down, relu2(n, l, Role::up_proj, Role::down_proj, -1, team));
       float64::add(x, down);
     }
-    return has_experts(kind) ? experts(n, l, x, team) : Result<void>{};
+    if (kind == Ffn::moe_relu2) return relu2_experts(n, l, x, team);
+    return has_experts(kind) ? experts(n, n, l, x, team) : Result<void>{};
+  }
+
+  Result<Matrix> relu2(const Matrix& n, int l, Role up, Role down, int expert, const Team& team) const {
+    KLENS_TRY(Matrix y, project(n, up, l, team, expert));
+    for (double& v : y.values) v = v > 0 ? v * v : 0;
+    return project(y, down, l, team, expert);
+  }
+
+  Result<void> relu2_experts(const Matrix& n, int l, Matrix& x, const Team& team) const {
+    KLENS_TRY(const Matrix shared, relu2(n, l, Role::shared_up, Role::shared_down, -1, team));
+    float64::add(x, shared);
+    if (plan_.shape.expert_latent == 0) return experts(n, n, l, x, team);
+    KLENS_TRY(const Matrix latent, project(n, Role::latent_in, l, team));
+    Matrix sum(latent.rows, latent.cols);
+    KLENS_OK(experts(n, latent, l, sum, team));
+    KLENS_TRY(const Matrix y, project(sum, Role::latent_out, l, team));
+    float64::add(x, y);
+    return {};
   }
 
   Result<Matrix> swiglu(const Matrix& n, int l, int expert, const Team& team) const {
@@ -447,21 +464,26 @@ class Float64Forward {
     return project(y, Role::down_proj, l, team, expert);
   }
 
-  /// Adds the chosen experts of every row of n, weighted; one expert's matrices are in memory at a time.
-  Result<void> experts(const Matrix& n, int l, Matrix& x, const Team& team) const {
+  /// Adds the experts that every row of n chooses, of the rows `in`, weighted; one expert's matrices are in memory at a time.
+  Result<void> experts(const Matrix& n, const Matrix& in, int l, Matrix& x, const Team& team) const {
     const Shape& s = plan_.shape;
     KLENS_TRY(const std::vector<float> router, small(l, &LayerView::router));
     const Matrix logits = float64::multiply(n, router, s.experts, team);
     std::vector<std::vector<double>> weight;
-    for (int t = 0; t < n.rows; ++t) weight.push_back(float64::routed(logits.row(t), s.experts, s.experts_used, s.softmax_of_all));
+    const bool sigmoids = plan_of(l).ffn == Ffn::moe_relu2;
+    KLENS_TRY(const std::vector<float> bias, small(l, &LayerView::router_bias));
+    for (int t = 0; t < n.rows; ++t)
+      weight.push_back(sigmoids ? float64::routed(logits.row(t), bias, {s.experts, s.experts_used, s.router_groups, s.router_groups_used,
+                                                                       s.router_normed, double(s.router_scale)})
+                                : float64::routed(logits.row(t), s.experts, s.experts_used, s.softmax_of_all));
     for (int e = 0; e < s.experts; ++e) {
       std::vector<int> rows;
       for (int t = 0; t < n.rows; ++t)
         if (weight[std::size_t(t)][std::size_t(e)] > 0) rows.push_back(t);
       if (rows.empty()) continue;
-      Matrix part(int(rows.size()), n.cols);
-      for (std::size_t i = 0; i < rows.size(); ++i) std::copy(n.row(rows[i]), n.row(rows[i]) + n.cols, part.row(int(i)));
-      KLENS_TRY(const Matrix y, swiglu(part, l, e, team));
+      Matrix part(int(rows.size()), in.cols);
+      for (std::size_t i = 0; i < rows.size(); ++i) std::copy(in.row(rows[i]), in.row(rows[i]) + in.cols, part.row(int(i)));
+      KLENS_TRY(const Matrix y, sigmoids ? relu2(part, l, Role::up_proj, Role::down_proj, e, team) : swiglu(part, l, e, team));
       for (std::size_t i = 0; i < rows.size(); ++i)
         for (int c = 0; c < y.cols; ++c) x.row(rows[i])[c] += weight[std::size_t(rows[i])][std::size_t(e)] * y.row(int(i))[c];
     }

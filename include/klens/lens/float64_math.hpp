@@ -57,6 +57,40 @@ inline std::vector<double> routed(const double* logits, int experts, int used, b
   return weight;
 }
 
+/// The same of a router of sigmoids: the `used` greatest score + bias, from the groups_used groups whose two best add up to most.
+struct SigmoidRouter {
+  int experts, used, groups, groups_used;
+  bool normed;
+  double scale;
+};
+inline std::vector<double> routed(const double* logits, const std::vector<float>& bias, const SigmoidRouter& r) {
+  const std::size_t all = std::size_t(r.experts), each = all / std::size_t(r.groups);
+  std::vector<double> weight(all, 0.0), score(all), choice(all);
+  for (std::size_t e = 0; e < all; ++e) score[e] = 1 / (1 + std::exp(-logits[e])), choice[e] = score[e] + double(bias[e]);
+  const auto best_first = [](std::size_t count, const std::vector<double>& by) {
+    std::vector<std::size_t> order(count);
+    for (std::size_t i = 0; i < count; ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(), [&by](std::size_t a, std::size_t b) { return by[a] > by[b]; });
+    return order;
+  };
+  if (r.groups_used < r.groups) {
+    std::vector<double> best;
+    for (int g = 0; g < r.groups; ++g) {
+      std::vector<double> of(choice.begin() + std::ptrdiff_t(g) * std::ptrdiff_t(each), choice.begin() + std::ptrdiff_t(g + 1) * std::ptrdiff_t(each));
+      std::sort(of.rbegin(), of.rend());
+      best.push_back(of[0] + of[1]);
+    }
+    const auto groups = best_first(best.size(), best);
+    for (std::size_t i = std::size_t(r.groups_used); i < groups.size(); ++i)
+      for (std::size_t e = groups[i] * each; e < (groups[i] + 1) * each; ++e) choice[e] = -INFINITY;
+  }
+  const auto order = best_first(all, choice);
+  double total = 1e-20;
+  for (int i = 0; i < r.used; ++i) total += score[order[std::size_t(i)]];
+  for (int i = 0; i < r.used; ++i) weight[order[std::size_t(i)]] = r.scale * score[order[std::size_t(i)]] / (r.normed ? total : 1);
+  return weight;
+}
+
 /// x W^T, W as [outputs, x.cols].
 inline Matrix multiply(const Matrix& x, const std::vector<float>& w, int outputs, const Team& team) {
   Matrix y(x.rows, outputs);

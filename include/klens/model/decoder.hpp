@@ -1,4 +1,4 @@
-// 954 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 971 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
@@ -18,7 +18,8 @@
 //               embedding's output. Adapters: q n + q_adapter_out(q_adapter_in n), as k, v, gate and up (Zamba2, 2411.15242)
 //   swiglu      down( silu(gate n) * up n )                      relu2   down( max(up n, 0)^2 )
 //   moe         sum of weight[e] swiglu_e(n) over the experts e that the router chooses (kernel/route.hpp); moe_shared: and
-//               swiglu(n), first. A token's sums are in the order of the experts' numbers, whatever tokens run beside it
+//               swiglu(n), first; moe_relu2: relu2 experts, of latent_in n where there is one and back through latent_out, and
+//               relu2(n), first. A token's sums are in the order of the experts' numbers, whatever tokens run beside it
 //
 // Fused: norms and the quantization of their results; all projections of one input in one pass; the maxima of the rows of a
 // convolution; silu(gate) * up and the maxima of its rows in up's epilogue; multipliers of outputs and the residual in the
@@ -71,6 +72,7 @@ struct TableOps {
       case Ffn::relu2: return f(std::integral_constant<Ffn, Ffn::relu2>{});
       case Ffn::moe: return f(std::integral_constant<Ffn, Ffn::moe>{});
       case Ffn::moe_shared: return f(std::integral_constant<Ffn, Ffn::moe_shared>{});
+      case Ffn::moe_relu2: return f(std::integral_constant<Ffn, Ffn::moe_relu2>{});
     }
   }
   KLENS_INLINE Precision precision(int, Role, const SiteView& site) const { return site.w.precision; }
@@ -824,19 +826,20 @@ inline void run_mixer(const Ops& ops, Layer l, const Pass& pass) {
 }
 
 /// down( silu(gate n) * up n ) or down( max(up n, 0)^2 ) (+ residual) of a layer's ffn or of one of its experts, of `width`
-/// columns inside. `sites`: that LayerView or ExpertView.
-template <Ffn F, class Ops, class Layer, class Sites>
-KLENS_INLINE void run_linears(const Ops& ops, Layer l, const Sites& sites, decoder::Input& n, int width, float* y, const float* residual,
-                             const Pass& pass) {
+/// columns inside. `sites`: that LayerView or ExpertView; Up, Down: the roles of its linears.
+template <Ffn F, Role Up = Role::up_proj, Role Down = Role::down_proj, class Ops, class Layer, class Sites>
+KLENS_INLINE void run_linears(const Ops& ops, Layer l, const Sites& sites, decoder::Input& n, int width, float* y,
+                             std::int64_t y_stride, const float* residual, const Pass& pass) {
   const WorkspaceLayout& at = pass.work->at;
   float* base = pass.work->base;
   Epilogue act;
   decoder::Input product{base + at.up, at.ffn_stride, width};
-  if (ops.precision(l, Role::down_proj, sites.down_proj).activation != Activation::f32) {
+  const SiteView &up_site = site_of(sites, Up), &down_site = site_of(sites, Down);
+  if (ops.precision(l, Down, down_site).activation != Activation::f32) {
     act.absmax = base + at.absmax, act.absmax_stride = at.absmax_stride;
     product.absmax = act.absmax, product.absmax_stride = at.absmax_stride;
   }
-  const decoder::Target<Role::up_proj> up{&sites.up_proj, base + at.up, at.ffn_stride, nullptr, &act};
+  const decoder::Target<Up> up{&up_site, base + at.up, at.ffn_stride, nullptr, &act};
   if constexpr (F == Ffn::relu2) {
     act.relu2 = true;
     decoder::project(ops, pass, l, n, up);
@@ -844,12 +847,13 @@ KLENS_INLINE void run_linears(const Ops& ops, Layer l, const Sites& sites, decod
     act.gate = base + at.gate, act.gate_stride = at.ffn_stride, act.silu_of_gate = true;
     decoder::project(ops, pass, l, n, decoder::Target<Role::gate_proj>{&sites.gate_proj, base + at.gate, at.ffn_stride}, up);
   }
-  decoder::project(ops, pass, l, product, decoder::Target<Role::down_proj>{&sites.down_proj, y, at.hidden_stride, residual});
+  decoder::project(ops, pass, l, product, decoder::Target<Down>{&down_site, y, y_stride, residual});
 }
 
-/// The experts of layer l on the normed rows `n` (floats), added to x.
-template <class Ops, class Layer>
-inline void run_experts(const Ops& ops, Layer l, decoder::Input& n, const Pass& pass) {
+/// The experts of layer l, chosen by the normed rows `n` (floats), on the rows `in` (floats; may be n), added to rows of `to`.
+template <Ffn F, class Ops, class Layer>
+inline void run_experts(const Ops& ops, Layer l, const decoder::Input& n, decoder::Input& rows_in, float* to, std::int64_t to_stride,
+                        const Pass& pass) {
   using decoder::split;
   const Shape& s = ops.shape();
   const WorkspaceLayout& at = pass.work->at;
@@ -857,7 +861,8 @@ inline void run_experts(const Ops& ops, Layer l, decoder::Input& n, const Pass& 
   float* base = pass.work->base;
   RouteArgs r;
   r.x = n.x, r.x_stride = n.stride, r.hidden = s.hidden, r.experts = s.experts, r.used = s.experts_used;
-  r.softmax_of_all = s.softmax_of_all, r.router = layer.router, r.logits = base + at.logits;
+  r.softmax_of_all = s.softmax_of_all, r.groups = s.router_groups, r.groups_used = s.router_groups_used, r.normed = s.router_normed;
+  r.scale = s.router_scale, r.bias = layer.router_bias, r.router = layer.router, r.logits = base + at.logits;
   r.chosen = reinterpret_cast<std::int32_t*>(base + at.chosen), r.weight = base + at.weight;
   split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
     RouteArgs a = r;
@@ -876,19 +881,19 @@ inline void run_experts(const Ops& ops, Layer l, decoder::Input& n, const Pass& 
     if (pass.routed != nullptr) pass.routed[std::int64_t(int(l)) * s.experts + e] += count;
     Pass part = pass;
     part.tokens = count;
-    decoder::Input gathered{base + at.gathered, at.hidden_stride, s.hidden};
-    // Where all tokens pass the expert, as a single one does, its rows are those of n.
-    decoder::Input& in = count == pass.tokens ? n : gathered;
+    decoder::Input gathered{base + at.gathered, rows_in.stride, rows_in.cols};
+    // Where all tokens pass the expert, as a single one does, its rows are all rows.
+    decoder::Input& in = count == pass.tokens ? rows_in : gathered;
     if (count < pass.tokens)
       split(pass.team, count, decoder::token_grain, [&](int begin, int end, int) {
         for (int i = begin; i < end; ++i)
-          __builtin_memcpy(base + at.gathered + i * at.hidden_stride, n.x + rows[i] * n.stride, std::size_t(at.hidden_stride) * sizeof(float));
+          __builtin_memcpy(base + at.gathered + i * rows_in.stride, rows_in.x + rows[i] * rows_in.stride, std::size_t(rows_in.stride) * sizeof(float));
       });
-    run_linears<Ffn::swiglu>(ops, decoder::ExpertOf{int(l)}, layer.experts[e], in, s.expert_ffn, base + at.expert, nullptr, part);
-    n.held = Activation::f32, n.integers = n.floats = n.rounded = false;   // the quantized buffers hold down_proj's rows now
+    run_linears<F>(ops, decoder::ExpertOf{int(l)}, layer.experts[e], in, s.expert_ffn, base + at.expert, to_stride, nullptr, part);
+    rows_in.held = Activation::f32, rows_in.integers = rows_in.floats = rows_in.rounded = false;   // the quantized buffers hold down_proj's rows now
     split(pass.team, count, decoder::token_grain, [&](int begin, int end, int) {
       AddRowsArgs a;
-      a.y = base + at.expert, a.x = base + at.x, a.stride = at.hidden_stride, a.row = rows, a.weight = weight, a.width = s.hidden;
+      a.y = base + at.expert, a.x = to, a.stride = to_stride, a.row = rows, a.weight = weight, a.width = rows_in.cols;
       a.begin = begin, a.end = end;
       ops.add_rows(a);
     });
@@ -911,16 +916,28 @@ inline void run_ffn(const Ops& ops, Layer l, const Pass& pass) {
   if constexpr (F == Ffn::moe) {
     decoder::norm(ops, pass, x, at.hidden_stride, layer.ffn_norm, base + at.normed, at.hidden_stride, s.hidden, s.norm_eps);
     decoder::Input n{base + at.normed, at.hidden_stride, s.hidden};
-    run_experts(ops, l, n, pass);
+    run_experts<Ffn::swiglu>(ops, l, n, n, x, at.hidden_stride, pass);
   } else if constexpr (F == Ffn::relu2) {
     decoder::Input n = normed(precision(Role::up_proj));
-    run_linears<F>(ops, l, layer, n, s.ffn, x, x, pass);
+    run_linears<F>(ops, l, layer, n, s.ffn, x, at.hidden_stride, x, pass);
+  } else if constexpr (F == Ffn::moe_relu2) {
+    decoder::Input n = normed(precision(Role::shared_up));
+    run_linears<Ffn::relu2, Role::shared_up, Role::shared_down>(ops, l, layer, n, s.shared_ffn, x, at.hidden_stride, x, pass);
+    decoder::Input again{base + at.normed, at.hidden_stride, s.hidden};
+    if (s.expert_latent == 0) return run_experts<Ffn::relu2>(ops, l, again, again, x, at.hidden_stride, pass);
+    decoder::project(ops, pass, l, again, decoder::Target<Role::latent_in>{&layer.latent_in, base + at.latent, at.expert_stride});
+    decoder::Input latent{base + at.latent, at.expert_stride, s.expert_latent}, sum{base + at.latent_sum, at.expert_stride, s.expert_latent};
+    decoder::split(pass.team, pass.tokens, decoder::token_grain, [&](int begin, int end, int) {
+      __builtin_memset(base + at.latent_sum + begin * at.expert_stride, 0, std::size_t((end - begin) * at.expert_stride) * sizeof(float));
+    });
+    run_experts<Ffn::relu2>(ops, l, again, latent, base + at.latent_sum, at.expert_stride, pass);
+    decoder::project(ops, pass, l, sum, decoder::Target<Role::latent_out>{&layer.latent_out, x, at.hidden_stride, x});
   } else {
     decoder::Input n = normed(precision(Role::gate_proj), precision(Role::up_proj));
-    run_linears<Ffn::swiglu>(ops, l, layer, n, s.ffn, x, x, pass);
+    run_linears<Ffn::swiglu>(ops, l, layer, n, s.ffn, x, at.hidden_stride, x, pass);
     if constexpr (F == Ffn::moe_shared) {
       decoder::Input again{base + at.normed, at.hidden_stride, s.hidden};
-      run_experts(ops, l, again, pass);
+      run_experts<Ffn::swiglu>(ops, l, again, again, x, at.hidden_stride, pass);
     }
   }
 }

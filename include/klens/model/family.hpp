@@ -63,7 +63,7 @@ struct SmallNames {
   std::string_view attention_norm = {}, scan_norm = {};   // hymba: of the two paths
   std::string_view q_norm = {}, k_norm = {};
   std::string_view meta = {};
-  std::string_view router = "feed_forward.router.weight";   // in the layer
+  std::string_view router = "feed_forward.router.weight", router_bias = {};   // in the layer
   std::string_view beside_block = {};   // what a layer with a shared block puts before its mamba's names, and before input_norm
   std::string_view block_norm = {}, block_ffn_norm = {};    // of a shared block
   bool heads_apart = false;             // A_log, D and dt_bias are [scan_heads, channels of one, ..]
@@ -175,6 +175,7 @@ inline std::vector<LayerTensor> layer_tensors(const FamilyReader& reader, const 
                      nullptr, role, e.rows, 1, source.interleave, source.first_row});
     }
   if (has_experts(l.ffn)) put(at, names.router, {s.experts, s.hidden}, &LayerView::router);
+  if (l.ffn == Ffn::moe_relu2) put(at, names.router_bias, {s.experts}, &LayerView::router_bias);
   return out;
 }
 

@@ -1,18 +1,20 @@
-// Nemotron-H (NVIDIA): one block per layer, Mamba-2, attention without RoPE, or an MLP with squared ReLU.
+// Nemotron-H and Nemotron-3 (NVIDIA): one block per layer, Mamba-2, attention without RoPE, an MLP with squared ReLU, or a mixture
+// of such beside one that every token passes, behind a router of sigmoids.
 #pragma once
 
 #include <klens/model/family.hpp>
 
 namespace klens::nemotron_h {
 
-/// Kinds of the layers: "layers_block_type" (transformers), or "hybrid_override_pattern", M * - (published checkpoints).
+/// Kinds of the layers: "layers_block_type" (transformers), or "hybrid_override_pattern", M * - E (published checkpoints).
 inline Result<void> read_layers(const ModelConfig& c, RuntimePlan& plan) {
   const auto set = [&plan](std::size_t l, Mixer mixer, Ffn ffn) { plan.layers[l].mixer = mixer, plan.layers[l].ffn = ffn; };
   const auto kind = [&](std::size_t l, std::string_view name, std::string_view key) -> Result<void> {
     if (name == "linear_attention" || name == "mamba" || name == "M") set(l, Mixer::mamba2, Ffn::none);
     else if (name == "full_attention" || name == "attention" || name == "*") set(l, Mixer::attention, Ffn::none);
     else if (name == "mlp" || name == "-") set(l, Mixer::none, Ffn::relu2);
-    else return c.unsupported(key, "blocks of mamba, attention or mlp (no moe)");
+    else if (name == "moe" || name == "E") set(l, Mixer::none, Ffn::moe_relu2);
+    else return c.unsupported(key, "blocks of mamba, attention, mlp or moe");
     return {};
   };
   if (c.json.contains("layers_block_type") && c.json["layers_block_type"].is_array()) {
@@ -28,6 +30,21 @@ inline Result<void> read_layers(const ModelConfig& c, RuntimePlan& plan) {
   if (pattern.size() != plan.layers.size()) return c.unsupported("hybrid_override_pattern", "a letter for each layer");
   for (std::size_t l = 0; l < pattern.size(); ++l) KLENS_OK(kind(l, std::string_view(pattern).substr(l, 1), "hybrid_override_pattern"));
   return {};
+}
+
+inline Result<void> read_experts(const ModelConfig& c, Shape& s) {
+  using namespace klens::detail;
+  KLENS_TRY(s.experts, c.integer(spelling(c, {"n_routed_experts", "num_local_experts"}), 1, most_experts));
+  KLENS_TRY(s.experts_used, c.integer_or("num_experts_per_tok", 2, 1, s.experts));
+  KLENS_TRY(s.expert_ffn, c.integer("moe_intermediate_size", 1, max_width));
+  KLENS_TRY(s.shared_ffn, c.integer("moe_shared_expert_intermediate_size", 1, max_width));
+  KLENS_TRY(s.expert_latent, c.integer_or("moe_latent_size", 0, 0, max_width));
+  KLENS_TRY(s.router_groups, c.integer_or("n_group", 1, 1, s.experts));
+  KLENS_TRY(s.router_groups_used, c.integer_or("topk_group", 1, 1, s.router_groups));
+  KLENS_TRY(s.router_normed, c.boolean_or("norm_topk_prob", true));
+  KLENS_TRY(const double scale, c.number_or("routed_scaling_factor", 1.0, 1e-6, 1e6));
+  s.router_scale = float(scale);
+  return only(c, "n_shared_experts", std::int64_t(1));
 }
 
 inline Result<RuntimePlan> skeleton(const ModelConfig& c) {
@@ -53,6 +70,7 @@ inline Result<RuntimePlan> skeleton(const ModelConfig& c) {
     s.dt_min = float(least);
   }
   if (uses.attention) KLENS_OK(read_heads(c, s, spelling(c, {"head_dim", "attention_head_dim"}), 128));
+  if (uses.experts) KLENS_OK(read_experts(c, s));
   if (uses.ffn) {
     KLENS_TRY(s.ffn, c.integer("intermediate_size", 1, max_width));
   }
@@ -66,6 +84,8 @@ inline Result<RuntimePlan> skeleton(const ModelConfig& c) {
 }
 
 inline constexpr FamilyReader reader = {
-    {.final_norm = "backbone.norm_f.weight", .input_norm = "norm.weight", .ffn_norm = "norm.weight"}, &skeleton};
+    {.final_norm = "backbone.norm_f.weight", .input_norm = "norm.weight", .ffn_norm = "norm.weight", .router = "mixer.gate.weight",
+     .router_bias = "mixer.gate.e_score_correction_bias"},
+    &skeleton};
 
 }  // namespace klens::nemotron_h

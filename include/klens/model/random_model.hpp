@@ -52,6 +52,7 @@ inline float random_small(const LayerTensor& t, std::int64_t i, std::int64_t k, 
     return -a * 0x1.715476p+0f;
   }
   if (t.member == &LayerView::router) return random() / float(std::sqrt(double(t.shape[1])));
+  if (t.member == &LayerView::router_bias) return 0.1f * random();
   if (t.use == Use::pairs) return 1.0f + 0.1f * random();
   if (t.use == Use::conv) return 0.5f * random() / float(t.shape[2]);
   if (t.member == &LayerView::dt_bias) {   // log(exp(dt) - 1), dt = 0.001 * 100^u

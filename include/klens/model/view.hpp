@@ -41,6 +41,8 @@ struct StateFormats {
   bool operator==(const StateFormats&) const = default;
 };
 
+static_assert(most_experts <= route_most_experts);
+
 /// One expert of a layer.
 struct ExpertView { SiteView gate_proj, up_proj, down_proj; };
 
@@ -48,7 +50,7 @@ struct ExpertView { SiteView gate_proj, up_proj, down_proj; };
 struct LayerView {
   SiteView in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj;
   SiteView block_out, q_adapter_in, q_adapter_out, k_adapter_in, k_adapter_out, v_adapter_in, v_adapter_out;
-  SiteView ffn_adapter_in, gate_adapter_out, up_adapter_out;
+  SiteView ffn_adapter_in, gate_adapter_out, up_adapter_out, shared_up, shared_down, latent_in, latent_out;
   const float* input_norm = nullptr;    // [hidden]
   const float* ffn_norm = nullptr;      // [hidden]; of the ffn in a shared block too
   const float* block_norm = nullptr;    // [2 hidden]: of a shared block's input
@@ -68,6 +70,7 @@ struct LayerView {
   const float* q_norm = nullptr;        // [qk_dim]
   const float* k_norm = nullptr;        // [qk_dim]
   const float* router = nullptr;        // [hidden][round_up(experts, 16)]
+  const float* router_bias = nullptr;   // [round_up(experts, 16)]
   const ExpertView* experts = nullptr;  // [experts]
   Mixer mixer = Mixer::hymba;
   Ffn ffn = Ffn::swiglu;
@@ -78,6 +81,7 @@ struct LayerView {
 };
 
 KLENS_INLINE constexpr const SiteView& site_of(const LayerView& l, Role role) { return member_of(l, role); }
+KLENS_INLINE constexpr const SiteView& site_of(const ExpertView& e, Role role) { return expert_member(e, role); }
 
 struct ModelView {
   Shape shape;
@@ -185,7 +189,8 @@ struct WorkspaceLayout {
   std::int64_t partial = 0;             // of attention in partitions; several threads only
   std::int64_t logits = 0, chosen = 0, weight = 0;   // RouteArgs
   std::int64_t routed_rows = 0, routed_weight = 0;   // of the tokens of one expert
-  std::int64_t gathered = 0, expert = 0;             // their rows of `normed`, and what the expert gives
+  std::int64_t gathered = 0, expert = 0;             // their rows of `normed` or `latent`, and what the expert gives
+  std::int64_t latent = 0, latent_sum = 0, expert_stride = 0;
   // Shared blocks: the embedding's output; [x | embedding] and its norm; the block's output on its way; of adapters q, k, v.
   std::int64_t first = 0, pair = 0, pair_normed = 0, block = 0, adapter = 0;
   std::int64_t pair_stride = 0, adapter_stride = 0;
@@ -225,9 +230,11 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
   w.small_stride = row_stride(extent_of(s, Mixer::mamba, true, Role::x_proj).rows + lanes);
   w.rank_stride = row_stride(s.dt_rank);
   w.state_stride = row_stride(s.n_state);
-  w.ffn_stride = row_stride(widest(s.ffn, s.expert_ffn));
+  w.ffn_stride = row_stride(widest(widest(s.ffn, s.shared_ffn), s.expert_ffn));
+  w.expert_stride = row_stride(widest(s.hidden, s.expert_latent));
   w.act_stride = widest(widest(w.hidden_stride, w.inner_stride), widest(widest(w.ffn_stride, w.rank_stride), w.heads_stride));
   if (uses.scan && s.scan_heads > 1) w.heads_scan_stride = row_stride(scan_channels(s)), w.act_stride = widest(w.act_stride, w.heads_scan_stride);
+  w.act_stride = widest(w.act_stride, w.expert_stride);
   if (uses.block) {
     w.pair_stride = row_stride(2 * std::int64_t(s.hidden)), w.adapter_stride = row_stride(s.adapter_rank);
     w.act_stride = widest(w.act_stride, widest(w.pair_stride, w.adapter_stride));
@@ -279,10 +286,11 @@ KLENS_INLINE constexpr WorkspaceLayout workspace_layout(const Shape& s, const Us
     w.weight = take(used, t * round_up(s.experts_used, lanes));
     w.routed_rows = take(used, t);
     w.routed_weight = take(used, t);
-    w.gathered = take(used, t * w.hidden_stride);
-    w.expert = take(used, t * w.hidden_stride);
+    w.gathered = take(used, t * w.expert_stride);
+    w.expert = take(used, t * w.expert_stride);
+    if (s.expert_latent > 0) w.latent = take(used, t * w.expert_stride), w.latent_sum = take(used, t * w.expert_stride);
   }
-  w.absmax_stride = div_up(widest(widest(s.ffn, s.expert_ffn), s.inner), lanes);
+  w.absmax_stride = div_up(widest(w.ffn_stride, s.inner), lanes);
   w.absmax = take(used, t * w.absmax_stride);
   w.q8 = take(used, div_up(t * w.act_stride, 4));
   w.q16 = take(used, div_up(t * w.act_stride, 2));

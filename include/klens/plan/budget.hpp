@@ -58,6 +58,7 @@ constexpr void for_each_small(const AnyPlan& plan, Visit&& visit) {
     for (const Role role : layer_roles)
       some(has_role(plan, layer, role) && has_bias(s, l.mixer, role), extent_of(s, l.mixer, owns_kv(plan.layers, layer), role).rows);
     some(has_experts(l.ffn), std::int64_t(s.experts) * s.hidden);
+    some(l.ffn == Ffn::moe_relu2, s.experts);
   }
   visit(std::int64_t(s.hidden));
   some(s.meta > 0, std::int64_t(s.meta) * s.hidden);

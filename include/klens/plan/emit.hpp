@@ -91,6 +91,9 @@ constexpr void for_each_shape_member(Visit&& visit) {
   visit("embedding_scale", &Shape::embedding_scale), visit("attention_scale", &Shape::attention_scale);
   visit("experts", &Shape::experts), visit("experts_used", &Shape::experts_used), visit("expert_ffn", &Shape::expert_ffn);
   visit("softmax_of_all", &Shape::softmax_of_all);
+  visit("shared_ffn", &Shape::shared_ffn), visit("expert_latent", &Shape::expert_latent), visit("router_groups", &Shape::router_groups);
+  visit("router_groups_used", &Shape::router_groups_used), visit("router_normed", &Shape::router_normed);
+  visit("router_scale", &Shape::router_scale);
   visit("adapter_rank", &Shape::adapter_rank), visit("attention_adapters", &Shape::attention_adapters);
   visit("scan_heads", &Shape::scan_heads), visit("ssm_angles", &Shape::ssm_angles), visit("least_rate", &Shape::least_rate);
 }
@@ -119,7 +122,8 @@ inline std::string shape_text(const Shape& s) {
 inline std::string role_name(Role role) {
   constexpr const char* names[] = {"embedding", "lm_head", "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj",
                                    "o_proj", "gate_proj", "up_proj", "down_proj", "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in",
-                                   "k_adapter_out", "v_adapter_in", "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out"};
+                                   "k_adapter_out", "v_adapter_in", "v_adapter_out", "ffn_adapter_in", "gate_adapter_out", "up_adapter_out",
+                                   "shared_up", "shared_down", "latent_in", "latent_out"};
   static_assert(sizeof names / sizeof *names == role_count);
   return names[int(role)];
 }
@@ -173,7 +177,8 @@ inline std::string plan_header(const PlanDocument& document, std::string_view na
       if (has_role(plan, int(i), role)) out += choice_line("         ", role_name(role), document.entries[next++]);
     for (int e = 0; has_experts(l.ffn) && e < s.experts; ++e) {
       experts += "        {  // layer " + std::to_string(i) + ", expert " + std::to_string(e) + "\n";
-      for (const Role role : expert_roles) experts += choice_line("         ", role_name(role), document.entries[next++]);
+      for (const Role role : expert_roles)
+        if (expert_has(l.ffn, role)) experts += choice_line("         ", role_name(role), document.entries[next++]);
       experts += "        },\n";
     }
     const PlanEntry* states[3] = {};   // scan, conv, kv: those that the layer owns

@@ -44,6 +44,9 @@ inline RuleText text_of(Rule rule) {
     case Rule::must_be_at_most_256: return {"", "at most 256"};
     case Rule::must_be_at_most_half_of_n_state: return {"", "at most n_state / 2"};
     case Rule::must_be_at_most_experts: return {"", "at most experts"};
+    case Rule::must_be_at_most_router_groups: return {"", "at most router_groups"};
+    case Rule::must_divide_experts_into_two_or_more: return {"", "a divisor of experts, two or more to a group"};
+    case Rule::must_be_the_kind_of_all_layers_with_experts: return {"", "moe_relu2 in all layers with experts, or in none"};
     case Rule::must_equal_the_number_of_expert_plans: return {"", "the number of entries of 'experts', over all layers"};
     case Rule::scheme_zero_point_must_be_false: return {".scheme.zero_point", "false (no asymmetric layout)"};
     case Rule::scheme_scale_must_be_row_or_group: return {".scheme.scale", "row or group"};
@@ -71,12 +74,13 @@ inline std::string path_of(Field field, int layer) {
       "shape.n_state", "shape.conv_taps", "shape.dt_rank", "shape.ffn", "shape.meta", "shape.norm_eps", "shape.rope_theta",
       "shape.rotary_dim", "shape.ssm_heads", "shape.ssm_groups", "shape.norm_groups", "shape.inner_norm_eps", "shape.dt_min",
       "shape.embedding_scale", "shape.attention_scale", "shape.experts", "shape.experts_used", "shape.expert_ffn",
+      "shape.shared_ffn", "shape.expert_latent", "shape.router_groups", "shape.router_groups_used", "shape.router_scale",
       "shape.adapter_rank", "shape.scan_heads", "shape.ssm_angles", "shape.least_rate",
       "embedding", "lm_head",
       "mixer", "ffn", "window", "kv_source", "block_source",
       "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
       "block_out", "q_adapter_in", "q_adapter_out", "k_adapter_in", "k_adapter_out", "v_adapter_in", "v_adapter_out",
-      "ffn_adapter_in", "gate_adapter_out", "up_adapter_out",
+      "ffn_adapter_in", "gate_adapter_out", "up_adapter_out", "shared_up", "shared_down", "latent_in", "latent_out",
       "scan", "conv", "attention", "gate_proj", "up_proj", "down_proj"};
   static_assert(sizeof names / sizeof *names == field_count);
   const std::string name = names[int(field)];

@@ -16,7 +16,7 @@ inline constexpr std::array<std::string_view, family_count> family_names = {
 inline constexpr std::array<std::string_view, mixer_count> mixer_names = {
     "none", "hymba", "mamba", "mamba2", "attention", "short_conv", "parallel", "block_mamba", "block_mamba2", "conv_attention",
     "mamba3"};
-inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2", "moe", "moe_shared"};
+inline constexpr std::array<std::string_view, ffn_count> ffn_names = {"none", "swiglu", "relu2", "moe", "moe_shared", "moe_relu2"};
 
 constexpr std::string_view name_of(Family f) { return family_names[std::size_t(f)]; }
 constexpr std::string_view name_of(Mixer m) { return mixer_names[std::size_t(m)]; }
@@ -48,7 +48,8 @@ constexpr FamilyNames names_of(Family family) {
     case Family::falcon_mamba:
     case Family::mamba2:
     case Family::nemotron_h:
-      return {.embedding = "backbone.embeddings", .layers = "backbone.layers.", .mamba = "mixer.", .attention = "mixer.", .ffn = "mixer."};
+      return {.embedding = "backbone.embeddings", .layers = "backbone.layers.", .mamba = "mixer.", .attention = "mixer.", .ffn = "mixer.",
+              .experts = "mixer.experts."};
     case Family::mamba3:   // an ffn's in its files: FamilyReader::source
       return {.embedding = "backbone.embeddings", .layers = "backbone.layers.", .mamba = "mixer.", .attention = "mixer.", .ffn = "mlp."};
     case Family::lfm2:
@@ -107,6 +108,10 @@ inline std::string component_name(Family family, Role role, int layer, int exper
     case Role::ffn_adapter_in: return in_layer(ffn, "gate_up_proj_adapter.0");
     case Role::gate_adapter_out: return in_layer(ffn, "gate_proj_adapter.1");
     case Role::up_adapter_out: return in_layer(ffn, "up_proj_adapter.1");
+    case Role::shared_up: return in_layer(ffn, "shared_experts.up_proj");
+    case Role::shared_down: return in_layer(ffn, "shared_experts.down_proj");
+    case Role::latent_in: return in_layer(ffn, "fc1_latent_proj");
+    case Role::latent_out: return in_layer(ffn, "fc2_latent_proj");
   }
   return {};
 }

@@ -35,8 +35,9 @@ enum class Ffn : std::uint8_t {
   none, swiglu, relu2,
   moe,          // mixture of experts, each a SwiGLU
   moe_shared,   // the same, and a SwiGLU that every token passes
+  moe_relu2,    // mixture of relu2 experts behind a router of sigmoids, and a relu2 that every token passes (Nemotron-3)
 };
-inline constexpr int ffn_count = 5;
+inline constexpr int ffn_count = 6;
 
 inline constexpr int most_experts = 512;   // of a layer
 
@@ -67,6 +68,11 @@ struct Shape {
   int adapter_rank = 0;                                 // shared block: rank of what each layer adds to gate and up; 0: nothing
   bool attention_adapters = false;                      // and to q, k and v
   int scan_heads = 1;                                   // mamba: heads of inner / scan_heads channels, each with its own dt, B, C
+  int shared_ffn = 0;                                   // moe_relu2: width of what every token passes
+  int expert_latent = 0;                                // moe_relu2: inputs and outputs of an expert; 0: hidden
+  int router_groups = 0, router_groups_used = 0;        // moe_relu2: groups of experts, and those of them a token may pass
+  bool router_normed = false;                           // moe_relu2: weights add up to 1, before
+  float router_scale = 0;                               // moe_relu2: what multiplies them
   int ssm_angles = 0;                                   // mamba3: pairs of state columns that are turned
   float least_rate = 0;                                 // mamba3: of a head's decay
   bool operator==(const Shape&) const = default;
@@ -83,6 +89,7 @@ struct LayerPlan {
   Precision block_out = {};                             // of a shared block's output, the layer's own; as its adapters are
   Precision q_adapter_in = {}, q_adapter_out = {}, k_adapter_in = {}, k_adapter_out = {}, v_adapter_in = {}, v_adapter_out = {};
   Precision ffn_adapter_in = {}, gate_adapter_out = {}, up_adapter_out = {};
+  Precision shared_up = {}, shared_down = {}, latent_in = {}, latent_out = {};   // moe_relu2
   Precision scan = {}, attention = {}, conv = {};       // state only: of the scan, K and V, the convolution's last inputs
   Mixer mixer = Mixer::hymba;
   Ffn ffn = Ffn::swiglu;
@@ -92,7 +99,7 @@ struct LayerPlan {
 
 /// The formats of one expert of one layer.
 struct ExpertPlan {
-  Precision gate_proj = {}, up_proj = {}, down_proj = {};
+  Precision gate_proj = {}, up_proj = {}, down_proj = {};   // gate_proj: not of moe_relu2
   bool operator==(const ExpertPlan&) const = default;
 };
 
@@ -111,9 +118,9 @@ struct Plan {
 enum class Role : std::uint8_t {
   embedding, lm_head, in_proj, x_proj, dt_proj, out_proj, q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj,
   block_out, q_adapter_in, q_adapter_out, k_adapter_in, k_adapter_out, v_adapter_in, v_adapter_out,
-  ffn_adapter_in, gate_adapter_out, up_adapter_out
+  ffn_adapter_in, gate_adapter_out, up_adapter_out, shared_up, shared_down, latent_in, latent_out
 };
-inline constexpr int role_count = int(Role::up_adapter_out) + 1;
+inline constexpr int role_count = int(Role::latent_out) + 1;
 
 /// Member of a per-layer aggregate (LayerPlan, LayerView) with one member per linear, by role.
 template <class PerLayer>
@@ -139,6 +146,10 @@ KLENS_INLINE constexpr auto& member_of(PerLayer& l, Role role) {
     case Role::ffn_adapter_in: return l.ffn_adapter_in;
     case Role::gate_adapter_out: return l.gate_adapter_out;
     case Role::up_adapter_out: return l.up_adapter_out;
+    case Role::shared_up: return l.shared_up;
+    case Role::shared_down: return l.shared_down;
+    case Role::latent_in: return l.latent_in;
+    case Role::latent_out: return l.latent_out;
     default: return l.in_proj;
   }
 }
@@ -166,7 +177,9 @@ KLENS_INLINE constexpr bool has_conv(Mixer m) {
 KLENS_INLINE constexpr bool has_ssd_state(Mixer m) { return has_ssd(m) || m == Mixer::mamba3; }
 /// in_proj and out_proj around it.
 KLENS_INLINE constexpr bool has_in_proj(Mixer m) { return has_conv(m) || m == Mixer::mamba3; }
-KLENS_INLINE constexpr bool has_experts(Ffn f) { return f == Ffn::moe || f == Ffn::moe_shared; }
+KLENS_INLINE constexpr bool has_experts(Ffn f) { return f == Ffn::moe || f == Ffn::moe_shared || f == Ffn::moe_relu2; }
+/// Whether an expert has a linear of a role.
+KLENS_INLINE constexpr bool expert_has(Ffn f, Role role) { return has_experts(f) && (f != Ffn::moe_relu2 || role != Role::gate_proj); }
 /// A gated ffn that every token passes.
 KLENS_INLINE constexpr bool has_swiglu(Ffn f) { return f == Ffn::swiglu || f == Ffn::moe_shared; }
 /// Linears of their own for q, k, v and the output of the heads.
@@ -202,6 +215,10 @@ KLENS_INLINE constexpr bool has_role(const Shape& s, Mixer mixer, Ffn ffn, bool 
     case Role::k_adapter_out:
     case Role::v_adapter_in:
     case Role::v_adapter_out: return has_block(mixer) && s.adapter_rank > 0 && s.attention_adapters;
+    case Role::shared_up:
+    case Role::shared_down: return ffn == Ffn::moe_relu2;
+    case Role::latent_in:
+    case Role::latent_out: return ffn == Ffn::moe_relu2 && s.expert_latent > 0;
     default: return false;
   }
 }
@@ -218,7 +235,11 @@ KLENS_INLINE constexpr bool has_bias(const Shape& s, Mixer mixer, Role role) {
     case Role::o_proj: return s.attention_bias;
     case Role::gate_proj:
     case Role::up_proj:
-    case Role::down_proj: return s.ffn_bias;
+    case Role::down_proj:
+    case Role::shared_up:
+    case Role::shared_down:
+    case Role::latent_in:
+    case Role::latent_out: return s.ffn_bias;
     default: return false;
   }
 }
@@ -271,6 +292,10 @@ KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv
     case Role::gate_adapter_out:
     case Role::up_adapter_out: return {s.ffn, s.adapter_rank};
     case Role::block_out: return {s.hidden, s.hidden};
+    case Role::shared_up: return {s.shared_ffn, s.hidden};
+    case Role::shared_down: return {s.hidden, s.shared_ffn};
+    case Role::latent_in: return {s.expert_latent, s.hidden};
+    case Role::latent_out: return {s.hidden, s.expert_latent};
     case Role::o_proj: return {s.hidden, s.heads * s.v_dim};
     case Role::gate_proj:
     case Role::up_proj: return {s.ffn, s.hidden};
@@ -279,9 +304,13 @@ KLENS_INLINE constexpr Extent extent_of(const Shape& s, Mixer mixer, bool own_kv
   }
 }
 
+/// Inputs and outputs of an expert.
+KLENS_INLINE constexpr int expert_width(const Shape& s) { return s.expert_latent > 0 ? s.expert_latent : s.hidden; }
+
 /// Rows and columns of a linear of an expert.
 KLENS_INLINE constexpr Extent expert_extent(const Shape& s, Role role) {
-  return role == Role::down_proj ? Extent{s.hidden, s.expert_ffn} : Extent{s.expert_ffn, s.hidden};
+  const int width = expert_width(s);
+  return role == Role::down_proj ? Extent{width, s.expert_ffn} : Extent{s.expert_ffn, width};
 }
 
 }  // namespace klens

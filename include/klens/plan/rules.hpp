@@ -31,6 +31,9 @@ enum class Rule : std::uint8_t {
   must_be_at_most_256,
   must_be_at_most_half_of_n_state,
   must_be_at_most_experts,
+  must_divide_experts_into_two_or_more,
+  must_be_at_most_router_groups,
+  must_be_the_kind_of_all_layers_with_experts,
   must_equal_the_number_of_expert_plans,
   scheme_zero_point_must_be_false,
   scheme_scale_must_be_row_or_group,
@@ -56,6 +59,7 @@ enum class Field : std::uint8_t {
   shape_n_state, shape_conv_taps, shape_dt_rank, shape_ffn, shape_meta, shape_norm_eps, shape_rope_theta, shape_rotary_dim,
   shape_ssm_heads, shape_ssm_groups, shape_norm_groups, shape_inner_norm_eps, shape_dt_min, shape_embedding_scale,
   shape_attention_scale, shape_experts, shape_experts_used, shape_expert_ffn,
+  shape_shared_ffn, shape_expert_latent, shape_router_groups, shape_router_groups_used, shape_router_scale,
   shape_adapter_rank, shape_scan_heads, shape_ssm_angles, shape_least_rate,
   embedding, lm_head,
   layers_mixer, layers_ffn, layers_window, layers_kv_source, layers_block_source,
@@ -63,6 +67,7 @@ enum class Field : std::uint8_t {
   layers_gate_proj, layers_up_proj, layers_down_proj,
   layers_block_out, layers_q_adapter_in, layers_q_adapter_out, layers_k_adapter_in, layers_k_adapter_out, layers_v_adapter_in,
   layers_v_adapter_out, layers_ffn_adapter_in, layers_gate_adapter_out, layers_up_adapter_out,
+  layers_shared_up, layers_shared_down, layers_latent_in, layers_latent_out,
   layers_scan, layers_conv, layers_attention,
   experts_gate_proj, experts_up_proj, experts_down_proj,
 };
@@ -153,6 +158,24 @@ constexpr void shape_rules(const Shape& s, std::int64_t layer_plans, const Uses&
   size(s.experts_used, Field::shape_experts_used, uses.experts);
   size(s.expert_ffn, Field::shape_expert_ffn, uses.experts);
   rule(s.experts <= most_experts, Rule::must_be_at_most_512, Field::shape_experts, s.experts);
+  size(s.shared_ffn, Field::shape_shared_ffn, uses.moe_relu2);
+  size(s.router_groups, Field::shape_router_groups, uses.moe_relu2);
+  size(s.router_groups_used, Field::shape_router_groups_used, uses.moe_relu2);
+  rule(s.expert_latent >= 0, Rule::must_not_be_negative, Field::shape_expert_latent, s.expert_latent);
+  rule(s.expert_latent <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_expert_latent, s.expert_latent);
+  if (uses.moe_relu2) {
+    number(s.router_scale, Field::shape_router_scale);
+    const int groups = s.router_groups;
+    if (groups > 1)   // a group counts by its two best
+      rule(s.experts % groups == 0 && s.experts / groups > 1, Rule::must_divide_experts_into_two_or_more, Field::shape_router_groups, groups);
+    rule(s.router_groups_used <= groups, Rule::must_be_at_most_router_groups, Field::shape_router_groups_used, s.router_groups_used);
+    if (groups > 0)
+      rule(std::int64_t(s.experts_used) * groups <= std::int64_t(s.experts) * s.router_groups_used, Rule::must_be_at_most_experts,
+           Field::shape_experts_used, s.experts_used);
+  } else {
+    size(s.expert_latent, Field::shape_expert_latent, false);
+    rule(s.router_scale == 0, Rule::must_be_0_where_no_layer_uses_it, Field::shape_router_scale, 0);
+  }
   if (uses.block) rule(s.adapter_rank >= 0, Rule::must_not_be_negative, Field::shape_adapter_rank, s.adapter_rank);
   else size(s.adapter_rank, Field::shape_adapter_rank, false);
   rule(s.adapter_rank <= 1 << 24, Rule::must_be_at_most_2_to_24, Field::shape_adapter_rank, s.adapter_rank);
@@ -213,6 +236,9 @@ constexpr void layer_rules(const AnyPlan& plan, int index, Finding& first) {
   const LayerPlan& l = layers[std::size_t(index)];
   require(first, int(l.mixer) < mixer_count, Rule::must_be_a_known_kind, Field::layers_mixer, index, int(l.mixer));
   require(first, int(l.ffn) < ffn_count, Rule::must_be_a_known_kind, Field::layers_ffn, index, int(l.ffn));
+  if (has_experts(l.ffn))   // one router's shape for all
+    require(first, (l.ffn == Ffn::moe_relu2) == (plan.shape.router_groups > 0), Rule::must_be_the_kind_of_all_layers_with_experts,
+            Field::layers_ffn, index, int(l.ffn));
   require(first, l.window >= 0, Rule::must_not_be_negative, Field::layers_window, index, l.window);
   if (l.mixer == Mixer::conv_attention)   // its k and v have no columns where another layer makes them
     require(first, l.kv_source == index, Rule::must_be_a_layer_with_its_own_kv, Field::layers_kv_source, index, l.kv_source);

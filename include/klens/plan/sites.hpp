@@ -16,9 +16,10 @@ inline constexpr Role layer_roles[] = {Role::in_proj, Role::x_proj, Role::dt_pro
                                        Role::gate_proj, Role::up_proj, Role::down_proj,
                                        Role::block_out, Role::q_adapter_in, Role::q_adapter_out, Role::k_adapter_in,
                                        Role::k_adapter_out, Role::v_adapter_in, Role::v_adapter_out,
-                                       Role::ffn_adapter_in, Role::gate_adapter_out, Role::up_adapter_out};
+                                       Role::ffn_adapter_in, Role::gate_adapter_out, Role::up_adapter_out,
+                                       Role::shared_up, Role::shared_down, Role::latent_in, Role::latent_out};
 
-/// The linears of an expert, in the same order.
+/// The linears of an expert, in the same order, where it has them (expert_has).
 inline constexpr Role expert_roles[] = {Role::gate_proj, Role::up_proj, Role::down_proj};
 
 /// One linear of a plan. `layer` is -1 for the model's own two, `expert` -1 for all that are no expert's.
@@ -52,7 +53,7 @@ constexpr std::size_t expert_index(const AnyPlan& plan, int layer, int expert) {
 /// What the layers of a model have between them. `Layers`: of LayerPlan, or of anything with its mixer and ffn.
 struct Uses {
   bool attention = false, scan = false, ssd = false, short_conv = false, ffn = false, hymba = false, qkvo = false, experts = false;
-  bool block = false, conv_attention = false, mamba3 = false;
+  bool block = false, conv_attention = false, mamba3 = false, moe_relu2 = false;
   KLENS_INLINE constexpr bool conv() const { return scan || ssd || short_conv || conv_attention; }
 };
 
@@ -64,6 +65,7 @@ constexpr Uses uses_of(const Layers& layers) {
     u.short_conv |= l.mixer == Mixer::short_conv, u.hymba |= l.mixer == Mixer::hymba, u.qkvo |= has_qkvo(l.mixer);
     u.ffn |= has_swiglu(l.ffn) || l.ffn == Ffn::relu2 || has_block(l.mixer), u.experts |= has_experts(l.ffn);
     u.block |= has_block(l.mixer), u.conv_attention |= l.mixer == Mixer::conv_attention, u.mamba3 |= l.mixer == Mixer::mamba3;
+    u.moe_relu2 |= l.ffn == Ffn::moe_relu2;
   }
   return u;
 }
@@ -104,6 +106,7 @@ constexpr void for_each_site(const AnyPlan& plan, Visit&& visit) {
     }
     for (int expert = 0; has_experts(l.ffn) && expert < plan.shape.experts; ++expert, ++next)
       for (const Role role : expert_roles) {
+        if (!expert_has(l.ffn, role)) continue;
         const Extent e = expert_extent(plan.shape, role);
         visit(Site{role, layer, e.rows, e.cols, expert_member(plan.experts[next], role), expert});
       }
@@ -179,6 +182,10 @@ constexpr std::uint64_t shape_hash(const Shape& s, const Layers& layers) {
     mix(std::bit_cast<std::uint32_t>(value));
   if (s.experts > 0)
     for (const int value : {s.experts, s.experts_used, s.expert_ffn, int(s.softmax_of_all)}) mix(value);
+  if (s.router_groups > 0)
+    for (const int value : {s.shared_ffn, s.expert_latent, s.router_groups, s.router_groups_used, int(s.router_normed),
+                            std::bit_cast<int>(s.router_scale)})
+      mix(value);
   if (s.adapter_rank > 0)
     for (const int value : {s.adapter_rank, int(s.attention_adapters)}) mix(value);
   if (s.scan_heads > 1) mix(s.scan_heads);

@@ -31,6 +31,16 @@ VARIANTS = {
                                     layers_block_type=["mlp", "linear_attention", "full_attention", "linear_attention"], mamba_num_heads=6,
                                     mamba_head_dim=10, n_groups=3, ssm_state_size=20, conv_kernel=3, chunk_size=8, time_step_min=0.1,
                                     use_conv_bias=False, use_bias=True, mlp_bias=True),
+    "nemotron_h.moe": t.NemotronHConfig(hidden_size=40, intermediate_size=52, num_attention_heads=4, num_key_value_heads=1, head_dim=12,
+                                        layers_block_type=["moe", "linear_attention", "mlp", "full_attention", "moe"], mamba_num_heads=4,
+                                        mamba_head_dim=12, n_groups=2, ssm_state_size=12, chunk_size=8, n_routed_experts=6, num_experts_per_tok=3, n_group=3,
+                                        topk_group=2, norm_topk_prob=True, routed_scaling_factor=1.7, moe_intermediate_size=20,
+                                        moe_shared_expert_intermediate_size=36),
+    "nemotron_h.latent": t.NemotronHConfig(hidden_size=40, intermediate_size=32, num_attention_heads=2, num_key_value_heads=2, head_dim=20,
+                                           layers_block_type=["linear_attention", "moe", "full_attention", "moe"], mamba_num_heads=4,
+                                           mamba_head_dim=12, n_groups=1, ssm_state_size=20, chunk_size=8, n_routed_experts=5, num_experts_per_tok=2,
+                                           n_group=1, topk_group=1, norm_topk_prob=False, routed_scaling_factor=2.5, moe_intermediate_size=28,
+                                           moe_latent_size=24, moe_shared_expert_intermediate_size=44, mlp_bias=True, tie_word_embeddings=False),
     "jamba": t.JambaConfig(hidden_size=40, intermediate_size=12, num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=1, attn_layer_period=3,
                            attn_layer_offset=1, expert_layer_period=3, expert_layer_offset=0, num_experts=5, num_experts_per_tok=3, mamba_d_state=12,
                            mamba_d_conv=3, mamba_dt_rank=5, mamba_proj_bias=True, rms_norm_eps=1e-4),
@@ -87,6 +97,9 @@ def make(name, config, out):
     with torch.no_grad():
         for key, p in model.named_parameters():
             p.copy_(disturb(key, p, g))
+        for key, p in model.named_buffers():
+            if key.endswith("e_score_correction_bias"):
+                p.copy_(0.1 * torch.randn(p.shape, generator=g))
     ids = torch.randint(1, 93, (2, 21), generator=g)
     with torch.no_grad():
         o = model(ids, output_hidden_states=True, use_cache=False)
