@@ -63,6 +63,9 @@ struct Stride {
   KLENS_INLINE v16i of(v16i word) const { return word * splat_i(std::int32_t(a)) + splat_i(std::int32_t(c)); }
 };
 
+/// The next word of that sequence: a chain of 4 cycles (Zen 4) from value to value, and nothing to broadcast.
+KLENS_INLINE v16i next_words(v16i words) { return words * splat_i(1664525) + splat_i(1013904223); }
+
 /// The high bits are the good ones. Adding 13 random bits below a half's last carries with the right probability; what
 /// is cut then is exact, but for subnormal halves (below 2^-14), which the conversion rounds to nearest.
 KLENS_INLINE v16f round_half(v16f h, v16i noise) {
@@ -70,6 +73,15 @@ KLENS_INLINE v16f round_half(v16f h, v16i noise) {
   v16f cut = from_bits(sum & splat_i(std::int32_t(0xffffe000u)));
   cut = max(splat(-65504.0f), min(splat(65504.0f), cut));
   return through_half(select(eq(h, h), cut, h));
+}
+
+/// round_half in two steps, which a loop may take for one value and the next; what the second returns is to be stored as
+/// a half. Clamped before the sum: what is cut of 65504 is 65504, and NaN stays.
+struct Cut { v16f in; m16 number; };
+KLENS_INLINE Cut begin_cut(v16f h) { return {max(splat(-65504.0f), min(splat(65504.0f), h)), eq(h, h)}; }
+KLENS_INLINE v16f end_cut(Cut c, v16i noise) {
+  const v16i cut = (bits(c.in) + shr(noise, 19)) & splat_i(std::int32_t(0xffffe000u));
+  return from_bits(select(c.number, cut, bits(c.in)));
 }
 
 /// q = round(h inv + u), u in [-1/2, 1/2).

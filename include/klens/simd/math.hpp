@@ -35,15 +35,19 @@ alignas(64) inline constexpr std::int32_t roots[16] = {
 
 }  // namespace math_detail
 
-/// 2^x for x <= 127: one operation less where the caller knows the sign, the same bits.
-KLENS_INLINE v16f exp2_below_127(v16f x) {
-  x = max(splat(-126.0f), x);  // the operand that may be NaN comes second: it is returned
+/// 2^x for -126 <= x <= 127 or NaN: two operations less where the caller knows both ends, the same bits.
+KLENS_INLINE v16f exp2_normal(v16f x) {
   const v16f eighths = splat(0x1.8p20f), sum = x + eighths, r = x - (sum - eighths);
   v16f p = splat(0x1.c6b99ap-5f);
   p = fma(p, r, splat(0x1.ec0c32p-3f));
   p = fma(p, r, splat(0x1.62e430p-1f)) * r;
   const v16f root = from_bits(lookup8(load_i(math_detail::roots), bits(sum)) + shl(bits(sum), 20));
   return fma(root, p, root);
+}
+
+/// 2^x for x <= 127: one operation less where the caller knows the sign.
+KLENS_INLINE v16f exp2_below_127(v16f x) {
+  return exp2_normal(max(splat(-126.0f), x));  // the operand that may be NaN comes second: it is returned
 }
 
 /// 2^x.
@@ -80,9 +84,12 @@ KLENS_INLINE v16f log1p_unit(v16f f) {
   return fnma(s, fnma(series, w, f), f);
 }
 
-KLENS_INLINE v16f softplus(v16f x) {
-  return max(zero(), x) + log1p_unit(exp_below_88(neg(abs(x))));
-}
+/// softplus in two halves, for loops over many: softplus_last(x, softplus_first(x)). Alone each is a chain short enough
+/// that a core runs several at once: Zen 4 takes 21 cycles for 16 lanes instead of 26 (with 256 bits 26 instead of 38).
+KLENS_INLINE v16f softplus_first(v16f x) { return exp_below_88(neg(abs(x))); }
+KLENS_INLINE v16f softplus_last(v16f x, v16f first) { return max(zero(), x) + log1p_unit(first); }
+
+KLENS_INLINE v16f softplus(v16f x) { return softplus_last(x, softplus_first(x)); }
 
 KLENS_INLINE v16f sigmoid(v16f x) { return splat(1.0f) / (splat(1.0f) + exp(neg(x))); }
 
