@@ -10,229 +10,244 @@
 // operations, and g is rounded once per token where S would be twice. Powers of two move between g and P exactly, at
 // tokens that the data alone choose, so chunking or stepping cannot change a bit; one FMA chain over n ascending. (f16:
 // below 1/2, so that |g| <= 2 |S| stays in the range of halves.) a is at least 2^-90: P stays a normal number.
-// Tokens go four at a time over two vectors of columns (two over one with 16 registers): g is read and written once
-// for them; a lone token takes two vectors. s16 and s8, whose scales need all of a token: one at
-// a time, in L1. Columns beyond head_dim are 0 in the state and not written in y.
+//
+// f32: four tokens a pass over two vectors of columns (two over one with 16 registers): g is read and written once for
+// them. What is not a pass over n (factors, D x, gates: ssd_block.hpp) is done for 16 tokens at a time, chunks of 64 go
+// through all heads, so that b and c stay near: 80 % of the FMA peak, where a pass that did its own reached 66 (Zen 4,
+// avx512, 24 heads of 64, 128 states, 512 tokens). A lone token fetches 16 KiB ahead, since two streams of 8 KiB are too
+// short for the hardware: 46 % of a walk of the same bytes became 84 and more (states in L3). f16, s16, s8: one token a
+// pass, 9 to 10 cycles per 16 values, where FMA alone take 2: rounding. Columns beyond head_dim are 0 in the state and not
+// written in y.
 // Bytes per token: the state read and written once per tile of tokens. Cost per 16 values: 2 FMA.
 // Error: max |err(S)| <= 2^-24 (8 + 3 / (1 - a_max)) max |S| against float64 of the same inputs, in f32: a, the product
 // P and g each add one rounding per token. Oracle: tests/oracle/sequence.hpp, ssd_step and ssd_chunked (the dual form);
 // tests tests/kernel/ssd.cpp (65 536 tokens).
 #pragma once
 
-#include <klens/kernel/args.hpp>
-#include <klens/kernel/state_round.hpp>
-#include <klens/simd/math.hpp>
+#include <klens/isa/native.hpp>
+#include <klens/kernel/ssd_block.hpp>
 #include <klens/simd/unroll.hpp>
 
-#include <bit>
+#include <type_traits>
 
 namespace klens::inline KLENS_NS {
 namespace ssd_detail {
 
-/// Tokens and vectors of columns per pass: sums and inputs take 2 K G registers of 32, or 4 K G of 16. Rounding to f16
-/// takes the registers of the rest.
-template <State S>
-inline constexpr int most_tokens =
+/// Tokens and vectors of columns per pass. f32: sums and inputs take 2 K G registers of 32, or 4 K G of 16. s16, s8: two
+/// vectors hide each other's latencies (10.6 cycles per 16 values, 8.9); f16: three neighbours n do.
 #if defined(KLENS_HAS_AVX512)
-    S == State::f32 ? 4 : 2;
-#elif defined(KLENS_HAS_AVX2)
-    S == State::f32 ? 2 : 1;
+template <State S> inline constexpr int tile_tokens = S == State::f32 ? 4 : 1;
+template <State S> inline constexpr int tile_columns = S == State::f16 ? 1 : 2;
 #else
-    1;
+template <State S> inline constexpr int tile_tokens = S == State::f32 && vector_registers > 0 ? 2 : 1;
+template <State S> inline constexpr int tile_columns = 1;
 #endif
-#if defined(KLENS_HAS_AVX512)
-inline constexpr int most_columns = 2;   // in f32
-#else
-inline constexpr int most_columns = 1;
-#endif
-/// Of a token alone. Zen 4: 1, 2, 4 vectors take 3.9, 2.9, 3.6 cycles each, states in L2.
-#if defined(KLENS_HAS_AVX2)
-inline constexpr int lone_columns = 2;
-#else
-inline constexpr int lone_columns = 1;
-#endif
+static_assert(lanes % tile_tokens<State::f32> == 0 && tile_columns<State::f32> <= most_columns);
+/// Of a token alone in f32, and how many values ahead it fetches. Zen 4, avx2, states in L3: 4096, 8192, 16384, 32768 bytes
+/// take 22, 21, 12, 12 us, none 26, a walk of the same bytes 11.7; four vectors 12 to 20, one 14 (its chain of sums). States
+/// in L2 lose a sixth by it: 9.5 us without, 11.
+inline constexpr int lone_columns = vector_registers > 0 ? 2 : 1, lone_ahead = 4096;
+/// Tokens that go through all heads before the next do, in blocks of 16.
+inline constexpr int chunk_blocks = 4;
 
-template <State S>
-inline constexpr float least_decay = S == State::f16 ? 0.5f : 0x1p-32f;
-
-/// P of a state, which is zeros at first.
-KLENS_INLINE float carried(const SsdArgs& a, std::int64_t item) { return a.decay[item] != 0 ? a.decay[item] : 1.0f; }
-
-/// What 16 tokens of a head, or a token of 16 heads, need: step and decay first, then factor of x, power of two that g
-/// takes, and P.
-struct Factors {
-  alignas(64) float step[lanes], shrink[lanes], u[lanes], grow[lanes], decay[lanes];
-  unsigned rescaled;   // bit i: grow[i] != 1
-};
-
-/// dt before softplus and a2 in out.step and out.shrink; steps and decays that were made before stay.
-KLENS_NOINLINE inline void begin(const SsdArgs& a, Factors& out) {
-  out.rescaled = 0;
-  if (a.step != nullptr) return;
-  const v16f a2 = load(out.shrink), step = min(splat(a.dt_max), max(splat(a.dt_min), softplus(load(out.step))));
-  store(out.step, step);
-  store(out.shrink, exp2_below_127(max(splat(-90.0f), step * a2)));
-}
-
-/// Factors i of the head and token whose P was p; returns its P.
-template <State S>
-KLENS_INLINE float advance(float p, int i, Factors& out) {
-  p = p * out.shrink[i];
-  out.grow[i] = 1;
-  if (!(p >= least_decay<S>)) {
-    const std::uint32_t word = std::bit_cast<std::uint32_t>(p);
-    out.grow[i] = std::bit_cast<float>(word & 0x7f800000u);
-    p = std::bit_cast<float>((word & 0x7fffffu) | 0x3f800000u);
-    out.rescaled |= 1u << i;
-  }
-  out.decay[i] = p, out.u[i] = out.step[i] / p;
-  return p;
-}
-
-/// Tokens t .. t + count - 1 of a head: lane = token. Returns P after the last.
-template <State S>
-KLENS_INLINE float begin_tokens(const SsdArgs& a, int head, int t, int count, float p, Factors& out) {
-  if (a.step != nullptr) {
-    for (int i = 0; i < count; ++i) {
-      const std::int64_t at = (t + i) * a.factor_stride + head;
-      out.step[i] = a.step[at], out.shrink[i] = a.shrink[at];
-    }
-  } else {
-    alignas(64) float raw[lanes] = {};
-    for (int i = 0; i < count; ++i) raw[i] = a.dt[(t + i) * a.dt_stride + head];
-    store(out.step, load(raw) + splat(a.dt_bias != nullptr ? a.dt_bias[head] : 0.0f)), store(out.shrink, splat(a.a2[head]));
-  }
-  begin(a, out);
-  for (int i = 0; i < count; ++i) p = advance<S>(p, i, out);
-  return p;
-}
-
-/// Where 16 columns of a head stand.
-struct Columns {
-  std::int64_t at, lane;   // in a row of x, y and z; in a row of scales
-  int n;
-  void* state;
-};
-
-template <State S>
-KLENS_INLINE Columns columns_of(const SsdArgs& a, int head, int vector) {
-  const int left = a.head_dim - vector * lanes;
-  const std::int64_t item = head * div_up(a.head_dim, lanes) + vector;
-  return {std::int64_t(head) * a.head_dim + vector * lanes, item * lanes, left < lanes ? left : lanes,
-          static_cast<state_detail::stored<S>*>(a.state) + item * lanes * a.n_state};
-}
-
-template <State S>
-KLENS_INLINE state_detail::stored<S>* state_of(const Columns& c) { return static_cast<state_detail::stored<S>*>(c.state); }
-
-KLENS_NOINLINE inline void end_token(const SsdArgs& a, int head, int t, const Columns& c, float decay, const float* sum) {
-  const v16f x = a.skip != nullptr ? load_upto(a.skip_x + t * a.skip_stride + c.at, c.n) : load_upto(a.x + t * a.x_stride + c.at, c.n);
-  const float d = a.skip != nullptr ? a.skip[t * a.factor_stride + head] : a.d != nullptr ? a.d[head] : 0.0f;
-  v16f y = fma(splat(decay), load(sum), splat(d) * x);
-  if (a.z != nullptr) y = y * silu(load_upto(a.z + t * a.z_stride + c.at, c.n));
-  store_upto(a.y + t * a.y_stride + c.at, y, c.n);
-}
-
-/// K tokens from t, tokens i .. of `with`, of G vectors of columns in one pass over n.
-template <State S, int K, int G, bool Rescale>
-KLENS_NOINLINE void run(const SsdArgs& a, int head, int t, const Factors& with, int i, const Columns* columns) {
+/// K tokens from t, tokens i .. of the block, of G vectors of columns of f32 in one pass over n. Rescale: a branch per token
+/// (alike for all n), since multiplying for all of them would be half as much again.
+template <int K, int G, bool Rescale>
+KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i, std::int64_t ahead) {
   v16f u[K * G], sum[K * G];
-  v16i words[K * G];
-  unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA {
-    const Columns& at = columns[j % G];
-    u[j] = splat(with.u[i + j / G]) * load_upto(a.x + (t + j / G) * a.x_stride + at.at, at.n);
-    sum[j] = zero();
-    if constexpr (S == State::f16) words[j] = state_detail::token_words(a.key, at.lane, a.position + t + j / G);
-  });
-  const std::int64_t group = head / (a.heads / a.groups);
-  const float* b = a.b + t * a.b_stride + group * a.n_state;
-  const float* c = a.c + t * a.c_stride + group * a.n_state;
+  unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { u[j] = load(block.u + (i * G + j) * lanes), sum[j] = zero(); });
+  const float* b = a.b + t * a.b_stride + block.group;
+  const float* c = a.c + t * a.c_stride + block.group;
   const std::int64_t b_stride = a.b_stride, c_stride = a.c_stride;   // copies: vector stores may alias what a points to
-  state_detail::stored<S>* state[G];
-  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state[j] = state_of<S>(columns[j]); });
+  float* state[G];
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state[j] = state_of<State::f32>(block.columns[j]); });
   const int states = a.n_state;
-  state_detail::Stride stride;
-  for (int n = 0; n < states; ++n) {
+  const unsigned which = block.with->rescaled >> i;
+  const auto one = [&](int n) KLENS_INLINE_LAMBDA {
     v16f g[G];
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { g[j] = state_detail::load_state(state[j] + n * lanes); });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {   // all loads before the stores: vectors may be 4096 bytes apart
+      g[j] = load(state[j] + n * lanes);
+    });
     unroll<K>([&](int k) KLENS_INLINE_LAMBDA {
       const v16f bn = splat(b[k * b_stride + n]), cn = splat(c[k * c_stride + n]);
+      if constexpr (Rescale)
+        if ((which >> k & 1u) != 0)
+          unroll<G>([&](int j) KLENS_INLINE_LAMBDA { g[j] = g[j] * splat(block.with->grow[i + k]); });
       unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
-        if constexpr (Rescale) g[j] = g[j] * splat(with.grow[i + k]);
         g[j] = fma(u[k * G + j], bn, g[j]);
         sum[k * G + j] = fma(g[j], cn, sum[k * G + j]);
-        if constexpr (S == State::f16) g[j] = state_detail::round_half(g[j], stride.of(words[k * G + j]));
       });
     });
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state_detail::store_state(state[j] + n * lanes, g[j]); });
-    if constexpr (S == State::f16) stride.next();
-  }
-  alignas(64) float sums[K * G * lanes];
-  unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { store(sums + j * lanes, sum[j]); });
-  for (int j = 0; j < K * G; ++j)
-    end_token(a, head, t + j / G, columns[j % G], with.decay[i + j / G], sums + j * lanes);
-}
-
-/// Few tokens rescale: the others are spared the multiplication where there is much of them.
-template <State S, int K, int G>
-KLENS_INLINE void run_tile(const SsdArgs& a, int head, int t, const Factors& with, int i, const Columns* columns) {
-  constexpr bool apart = S == State::f32 && K * G > 1;
-  if (!apart || (with.rescaled >> i & ((1u << K) - 1u)) != 0) run<S, K, G, true>(a, head, t, with, i, columns);
-  else run<S, K, G, !apart>(a, head, t, with, i, columns);
-}
-
-/// G vectors of columns of one head, all tokens.
-template <State S, int K, int G>
-KLENS_INLINE void run_columns(const SsdArgs& a, int head, int vector) {
-  Columns columns[G];
-  for (int j = 0; j < G; ++j) columns[j] = columns_of<S>(a, head, vector + j);
-  const std::int64_t item = head * div_up(a.head_dim, lanes) + vector;
-  float p = carried(a, item);
-  Factors with;
-  for (int t = 0; t < a.tokens; t += lanes) {
-    const int count = a.tokens - t < lanes ? a.tokens - t : lanes;
-    p = begin_tokens<S>(a, head, t, count, p, with);
-    int i = 0;
-    if constexpr (K > 1)
-      for (; i + K <= count; i += K) run_tile<S, K, G>(a, head, t + i, with, i, columns);
-    for (; i < count; ++i) run_tile<S, 1, G>(a, head, t + i, with, i, columns);
-  }
-  for (int j = 0; j < G; ++j) a.decay[item + j] = p;
-}
-
-/// One vector of columns with a scale per column.
-template <State S>
-KLENS_NOINLINE void run_scaled(const SsdArgs& a, int head, int vector) {
-  KLENS_ASSERT(a.n_state <= scan_most_states);
-  alignas(64) float work[scan_most_states * lanes];
-  const Columns columns = columns_of<S>(a, head, vector);
-  float* scale = a.scales + columns.lane;
-  state_detail::widen_lanes<S>(work, a.n_state, state_of<S>(columns), scale);
-  const std::int64_t item = head * div_up(a.head_dim, lanes) + vector;
-  float p = carried(a, item);
-  const std::int64_t group = head / (a.heads / a.groups);
-  Factors with;
-  for (int t = 0; t < a.tokens; ++t) {
-    const int i = t % lanes, left = a.tokens - t;
-    if (i == 0) p = begin_tokens<S>(a, head, t, left < lanes ? left : lanes, p, with);
-    const v16f u = splat(with.u[i]) * load_upto(a.x + t * a.x_stride + columns.at, columns.n), grow = splat(with.grow[i]);
-    const float* b = a.b + t * a.b_stride + group * a.n_state;
-    const float* c = a.c + t * a.c_stride + group * a.n_state;
-    v16f sum = zero();
-    v16i most = splat_i(0);
-    for (int n = 0; n < a.n_state; ++n) {
-      const v16f g = fma(u, splat(b[n]), load(work + n * lanes) * grow);
-      sum = fma(g, splat(c[n]), sum);
-      most = state_detail::wider(most, g);
-      store(work + n * lanes, g);
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(state[j] + n * lanes, g[j]); });
+  };
+  int n = 0;
+  if constexpr (K == 1)   // by pairs: alone, prefetches took 14.3 us where these take 12.6 (avx2)
+    for (; n + 2 <= states; n += 2) {
+      unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+        const float* const next = state[j] + n * lanes + ahead;
+        __builtin_prefetch(next, 0, 2), __builtin_prefetch(next + lanes, 0, 2);
+      });
+      one(n), one(n + 1);
     }
-    const v16i words = state_detail::token_words(a.key, columns.lane, a.position + t);
-    state_detail::round_lanes<S>(work, a.n_state, most, words, state_of<S>(columns), scale);
-    alignas(64) float sums[lanes];
-    store(sums, sum);
-    end_token(a, head, t, columns, with.decay[i], sums);
+  for (; n < states; ++n) one(n);
+  unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]); });
+}
+
+/// One token of a vector of columns of f16. Of three neighbours n one is read, one updated and one rounded at a time: the
+/// chain of 40 cycles becomes three, of which the window of Zen 4 holds more (a lone token: 36.9 us became 32.8).
+template <bool Rescale>
+KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
+  half* const state = state_of<State::f16>(block.columns[0]);
+  const v16f u = load(block.u + i * lanes);
+  const float* const grow = block.with->grow + i;
+  const float* b = a.b + t * a.b_stride + block.group;
+  const float* c = a.c + t * a.c_stride + block.group;
+  const int last = a.n_state - 1;
+  v16i words = state_detail::token_words(a.key, block.columns[0].lane, a.position + t);
+  v16f sum = zero(), ahead = load_half(state);
+  const auto update = [&](int n) KLENS_INLINE_LAMBDA {
+    v16f g = ahead;
+    ahead = load_half(state + (n < last ? n + 1 : n) * lanes);
+    if constexpr (Rescale) g = g * splat(*grow);
+    g = fma(u, splat(b[n]), g);
+    sum = fma(g, splat(c[n]), sum);
+    return state_detail::begin_cut(g);
+  };
+  const auto finish = [&](int n, state_detail::Cut cut) KLENS_INLINE_LAMBDA {
+    store_half(state + n * lanes, state_detail::end_cut(cut, words));
+    words = state_detail::next_words(words);
+  };
+  state_detail::Cut cut = update(0);
+  for (int n = 0; n < last; ++n) finish(n, cut), cut = update(n + 1);
+  finish(last, cut);
+  store(block.sum + i * lanes, sum);
+}
+
+/// Few tokens rescale: the others are spared the multiplication.
+template <State S, int K, int G>
+KLENS_INLINE void run_tile(const SsdArgs& a, int t, Block& block, int i, std::int64_t ahead = 0) {
+  const bool rescale = (block.with->rescaled >> i & ((1u << K) - 1u)) != 0;
+  if constexpr (S == State::f16) rescale ? run_half<true>(a, t, block, i) : run_half<false>(a, t, block, i);
+  else rescale ? run<K, G, true>(a, t, block, i, ahead) : run<K, G, false>(a, t, block, i, ahead);
+}
+
+/// What a token of a format with scales, which need all of it, leaves to the next: values before rounding, in L1.
+template <int G>
+struct Carry {
+  v16i most[G];   // their magnitudes
+  alignas(64) float s[G * lanes], inv[G * lanes], work[G * scan_most_states * lanes];
+};
+
+/// Apart from the loop that uses them: with 16 registers it is to find them in memory.
+template <State S, int G>
+KLENS_NOINLINE void scale_carry(Carry<G>& carry) {
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+    const state_detail::Scale scale = state_detail::scale_of<S>(carry.most[j]);
+    store(carry.s + j * lanes, scale.s), store(carry.inv + j * lanes, scale.inv);
+  });
+}
+
+/// Token t of G vectors of columns: from what is stored (First), or what the token before left and is rounded here.
+template <State S, int G, bool First, bool Rescale>
+KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Carry<G>& carry, float* work) {
+  v16f sum[G], s[G], inv[G], u[G];
+  v16i words[G], most[G];
+  const auto keep = [&](int j) KLENS_INLINE_LAMBDA {
+    s[j] = load(carry.s + j * lanes), inv[j] = load(carry.inv + j * lanes), u[j] = load(block.u + (i * G + j) * lanes);
+  };
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+    if constexpr (vector_registers != 16) keep(j);
+    if constexpr (!First) words[j] = state_detail::token_words(a.key, block.columns[j].lane, a.position + t - 1);
+    sum[j] = zero(), most[j] = splat_i(0);
+  });
+  const float* const grow = block.with->grow + i;
+  const float* b = a.b + t * a.b_stride + block.group;
+  const float* c = a.c + t * a.c_stride + block.group;
+  const int states = a.n_state;
+  for (int n = 0; n < states; ++n) {
+    v16f g[G];
+    const auto at = [&](int j) KLENS_INLINE_LAMBDA { return work + (j * scan_most_states + n) * lanes; };
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+      if constexpr (vector_registers == 16) keep(j);
+      if constexpr (First) g[j] = state_detail::load_state(state_of<S>(block.columns[j]) + n * lanes);
+      else {
+        g[j] = to_float(state_detail::round_integer(load(at(j)), inv[j], words[j]));
+        words[j] = state_detail::next_words(words[j]);
+      }
+    });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+      g[j] = g[j] * s[j];
+      if constexpr (Rescale) g[j] = g[j] * splat(*grow);
+      g[j] = fma(u[j], splat(b[n]), g[j]);
+      sum[j] = fma(g[j], splat(c[n]), sum[j]);
+      most[j] = state_detail::wider(most[j], g[j]);
+    });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(at(j), g[j]); });
   }
-  a.decay[item] = p;
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]), carry.most[j] = most[j]; });
+}
+
+/// Rounds and stores what token t left of one vector of columns.
+template <State S>
+KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Columns& columns, const float* s, const float* inv, const float* work) {
+  store(a.scales + columns.lane, load(s));
+  v16i words = state_detail::token_words(a.key, columns.lane, a.position + t);
+  const v16f by = load(inv);
+  state_detail::stored<S>* const state = state_of<S>(columns);
+  const int states = a.n_state;
+  for (int n = 0; n < states; ++n) {
+    state_detail::store_state(state + n * lanes, state_detail::round_integer(load(work + n * lanes), by, words));
+    words = state_detail::next_words(words);
+  }
+}
+
+/// G vectors of columns of one head, `tokens` from `from`, whose factors are first .. of `with`, by blocks.
+template <State S, int G>
+KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head, int vector, const Factors* with, int first) {
+  constexpr int K = tile_tokens<S>;
+  Block block;
+  open<S>(a, head, vector, G, with, block);
+  [[maybe_unused]] std::conditional_t<state_detail::scaled<S>, Carry<G>, char> carry;
+  if constexpr (state_detail::scaled<S>)
+    for (int j = 0; j < G; ++j) store(carry.s + j * lanes, load(a.scales + block.columns[j].lane)), store(carry.inv + j * lanes, zero());
+  for (int t = from, end = from + tokens; t < end; t += lanes, ++block.with) {
+    const int count = end - t < lanes ? end - t : lanes;
+    KLENS_ASSERT(!state_detail::scaled<S> || a.n_state <= scan_most_states);
+    begin_columns(a, t, count, first, block);
+    int i = 0;
+    if constexpr (state_detail::scaled<S>)
+      for (; i < count; ++i, scale_carry<S>(carry)) {
+        const bool rescale = (block.with->rescaled >> (first + i) & 1u) != 0;
+        const auto pass = t + i == from ? (rescale ? &run_scaled<S, G, true, true> : &run_scaled<S, G, true, false>)
+                                        : (rescale ? &run_scaled<S, G, false, true> : &run_scaled<S, G, false, false>);
+        pass(a, t + i, block, first + i, carry, carry.work);
+      }
+    else {
+      if constexpr (K > 1)
+        for (; i + K <= count; i += K) run_tile<S, K, G>(a, t + i, block, i);
+      for (; i < count; ++i) run_tile<S, 1, G>(a, t + i, block, i);
+    }
+    end_columns(a, t, count, first, block);
+  }
+  if constexpr (state_detail::scaled<S>)
+    for (int j = 0; j < G; ++j)
+      store_scaled<S>(a, from + tokens - 1, block.columns[j], carry.s + j * lanes, carry.inv + j * lanes,
+                      carry.work + j * scan_most_states * lanes);
+}
+
+/// Vectors [from, to) of a head, tokens of a chunk.
+template <State S>
+KLENS_NOINLINE void run_head(const SsdArgs& a, int head, int from, int to) {
+  constexpr int G = tile_columns<S>;
+  Factors with[chunk_blocks];
+  const std::int64_t item = head * div_up(a.head_dim, lanes);
+  float p = carried(a, item + from);
+  for (int t = 0; t < a.tokens; t += lanes)
+    p = begin_tokens<S>(a, head, t, a.tokens - t < lanes ? a.tokens - t : lanes, p, with[t / lanes]);
+  for (int j = from; j < to; ++j) a.decay[item + j] = p;
+  if constexpr (G > 1)
+    for (; from + G <= to; from += G) run_columns<S, G>(a, 0, a.tokens, head, from, with, 0);
+  for (; from < to; ++from) run_columns<S, 1>(a, 0, a.tokens, head, from, with, 0);
 }
 
 /// Token t of all items: its steps and decays with lane = head, so that no head waits for its own.
@@ -240,6 +255,7 @@ template <State S>
 KLENS_INLINE void run_lone(const SsdArgs& a, int t) {
   const int vectors = int(div_up(a.head_dim, lanes)), heads = int(div_up(a.end, vectors));
   Factors with;
+  Block block;
   for (int first = a.begin / vectors; first < heads; first += lanes) {
     const int count = heads - first < lanes ? heads - first : lanes;
     if (a.step != nullptr) {
@@ -251,20 +267,25 @@ KLENS_INLINE void run_lone(const SsdArgs& a, int t) {
     }
     begin(a, with);
     for (int i = 0; i < count; ++i) {
-      const int head = first + i, from = head * vectors, to = from + vectors;
+      const int head = first + i, from = head * vectors, to = from + vectors, end = to < a.end ? to : a.end;
       int item = from < a.begin ? a.begin : from;
-      const int end = to < a.end ? to : a.end;
       const float p = advance<S>(carried(a, item), i, with);
+      with.u[i] = with.step[i] / p;
       for (int j = item; j < end; ++j) a.decay[j] = p;
-      Columns columns[lone_columns];
-      if constexpr (S == State::f32 && lone_columns > 1)
-        for (; item + lone_columns <= end; item += lone_columns) {
-          for (int j = 0; j < lone_columns; ++j) columns[j] = columns_of<S>(a, head, item - from + j);
-          run_tile<S, 1, lone_columns>(a, head, t, with, i, columns);
+      [[maybe_unused]] const auto pass = [&]<int G>() KLENS_INLINE_LAMBDA {
+        for (; item + G <= end; item += G) {
+          const bool fetch = std::int64_t(a.end - item - G) * a.n_state * lanes >= lone_ahead;   // other threads have the rest
+          open<S>(a, head, item - from, G, &with, block);
+          begin_columns(a, t, 1, i, block);
+          run_tile<S, 1, G>(a, t, block, i, fetch ? lone_ahead : 0);
+          end_columns(a, t, 1, i, block);
         }
-      for (; item < end; ++item) {
-        columns[0] = columns_of<S>(a, head, item - from);
-        run_tile<S, 1, 1>(a, head, t, with, i, columns);
+      };
+      if constexpr (state_detail::scaled<S>)
+        for (; item < end; ++item) run_columns<S, 1>(a, t, 1, head, item - from, &with, i);
+      else {
+        if constexpr (S == State::f32 && lone_columns > 1) pass.template operator()<lone_columns>();
+        pass.template operator()<1>();
       }
     }
   }
@@ -277,19 +298,26 @@ template <State S>
 inline void ssd_as(const SsdArgs& a) {
   static_assert(scan_state_format(S), "klens::ssd_as<S>: S must be f32, f16, s16 or s8: no kernel rounds a scan state to s4");
   using namespace ssd_detail;
-  const int vectors = int(div_up(a.head_dim, lanes));
-  if constexpr (state_detail::scaled<S>) {
-    for (int item = a.begin; item < a.end; ++item) run_scaled<S>(a, item / vectors, item % vectors);
-  } else if (a.tokens < most_tokens<S>) {
+  if (a.tokens == 1 || a.tokens < tile_tokens<S>) {
     for (int t = 0; t < a.tokens; ++t) run_lone<S>(a, t);
-  } else {
+    return;
+  }
+  constexpr int most = chunk_blocks * lanes;
+  const int vectors = int(div_up(a.head_dim, lanes));
+  SsdArgs part = a;
+  for (int left = a.tokens; left > 0; left -= most) {
+    part.tokens = left < most ? left : most;
     for (int item = a.begin; item < a.end;) {
-      const int head = item / vectors, vector = item % vectors;
-      const bool wide = S == State::f32 && vector + most_columns <= vectors && item + most_columns <= a.end;
-      if (wide) run_columns<S, most_tokens<S>, S == State::f32 ? most_columns : 1>(a, head, vector);
-      else run_columns<S, most_tokens<S>, 1>(a, head, vector);
-      item += wide ? most_columns : 1;
+      const int head = item / vectors, from = item % vectors, rest = a.end - head * vectors, to = rest < vectors ? rest : vectors;
+      run_head<S>(part, head, from, to);
+      item = head * vectors + to;
     }
+    part.x += most * a.x_stride, part.b += most * a.b_stride, part.c += most * a.c_stride, part.y += most * a.y_stride;
+    part.position += most;
+    if (a.z != nullptr) part.z += most * a.z_stride;
+    if (a.skip != nullptr) part.skip += most * a.factor_stride, part.skip_x += most * a.skip_stride;
+    if (a.step != nullptr) part.step += most * a.factor_stride, part.shrink += most * a.factor_stride;
+    else part.dt += most * a.dt_stride;
   }
 }
 
