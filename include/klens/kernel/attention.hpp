@@ -132,9 +132,10 @@ KLENS_INLINE void score_blocks(const Item& x, float scale, int base, int begin, 
 /// o[row ..] += values of slots [begin, end), visible to all `rows` rows, weighted by p.
 template <State F>
 KLENS_INLINE void mix_rows(Mix m, int rows, int begin, int end) {
-  if (begin >= end) return;
-  m.begin = begin, m.end = end;
-  with_rows(rows, [&]<int M>(std::integral_constant<int, M>) KLENS_INLINE_LAMBDA { mix<F, M>(m); });
+  for (; begin < end; begin = m.end) {
+    m.begin = begin, m.end = least(begin + strip_rows, end);
+    with_rows(rows, [&]<int M>(std::integral_constant<int, M>) KLENS_INLINE_LAMBDA { mix<F, M>(m); });
+  }
 }
 
 /// All slots of `rows` rows from `row` on, ascending for each: meta tokens of all, what only some see of them, the low

@@ -51,6 +51,21 @@ KLENS_INLINE constexpr int most(int a, int b) { return a > b ? a : b; }
 /// half as far 15, and to L1 no more than 12: its 24 misses in flight stall the loads that hit).
 inline constexpr int blocks_ahead = 8, rows_ahead = 64;
 
+/// Rows of V that are mixed in all their columns before the next ones. 256 bits take 16 columns at a time, so that 256
+/// rows were walked 4 or 8 times, a line of each: f32 of 8192 positions from memory took 1.2 times as long (Zen 4). 512
+/// bits take 64 columns or 32, and lost 3 % with every strip's sums read and written.
+#if defined(KLENS_HAS_AVX512)
+inline constexpr int strip_rows = attention_partition;
+#else
+inline constexpr int strip_rows = 64;
+#endif
+
+/// Vectors of V side by side. f32 of more than 4 heads on 512 bits: 2 instead of 4. Half a row of 128 columns at a time,
+/// 8192 positions took 1.1 to 1.4 times as long, the longer the less of them L3 held; from a cache both take the same.
+template <State F, int M>
+inline constexpr int columns_of =
+    F == State::s4 || (F == State::f32 && M > 4) ? (blocks_of<M> < 2 ? 1 : 2) : blocks_of<M>;
+
 /// f(integer constant M) for M = rows, 1 to most_rows.
 template <class F>
 KLENS_INLINE void with_rows(int rows, F&& f) {
@@ -157,7 +172,7 @@ struct Mix {
 
 template <State F, int M>
 KLENS_NOINLINE void mix(const Mix& x) {
-  constexpr int C = F == State::s4 ? least(blocks_of<M>, 2) : blocks_of<M>;  // s4: a group of 32 columns at a time
+  constexpr int C = columns_of<F, M>;  // s4: a group of 32 columns at a time
   constexpr int vector_bytes = lanes * bits_of(F) / 8;
   [[maybe_unused]] const NibbleValues nibbles;
   const int last = x.first + x.count - 1;

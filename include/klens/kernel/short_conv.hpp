@@ -14,25 +14,28 @@
 namespace klens::inline KLENS_NS {
 namespace short_conv_detail {
 
-template <int Taps, State S>
-KLENS_INLINE void group_of(const ShortConvArgs& a, std::int64_t first) {
+template <int Taps, State S, int Tokens>
+KLENS_INLINE void tile_of(const ShortConvArgs& a, std::int64_t first, int begin) {
   const int n = a.channels - first < lanes ? int(a.channels - first) : lanes;
   const auto read = [&](const float* row, int t) KLENS_INLINE_LAMBDA {
-    const float* from = row + t * a.stride + first;
-    return load_upto(from, n);
+    return load_upto(row + t * a.stride + first, n);
   };
   const auto take = [&](int t) KLENS_INLINE_LAMBDA { return read(a.b, t) * read(a.x, t); };
-  const auto put = [&](int t, v16f sum) KLENS_INLINE_LAMBDA {
-    conv1d_detail::store_output(a, t, first, read(a.c, t) * sum);
+  const auto put = [&](v16f (&y)[Tokens]) KLENS_INLINE_LAMBDA {
+#pragma GCC unroll 8
+    for (int t = 0; t < Tokens; ++t) y[t] = read(a.c, begin + t) * y[t];
+    conv1d_detail::store_outputs(a, first, begin, y);
   };
-  conv1d_detail::convolve_group<Taps, S>(a, first, take, put);
+  conv1d_detail::convolve_tile<Taps, S, Tokens>(a, first, begin, take, put);
 }
 
 }  // namespace short_conv_detail
 
-inline void short_conv(const ShortConvArgs& a) {
-  const auto group = [&]<int Taps, State S>(std::int64_t first) { short_conv_detail::group_of<Taps, S>(a, first); };
-  conv1d_detail::for_format(a, group);
+inline void short_conv(const ShortConvArgs& args) {
+  const ShortConvArgs a = args;
+  conv1d_detail::for_format(a, [&]<int Taps, State S, int Tokens>(std::int64_t first, int t) KLENS_INLINE_LAMBDA {
+    short_conv_detail::tile_of<Taps, S, Tokens>(a, first, t);
+  });
 }
 
 }  // namespace klens::inline KLENS_NS
