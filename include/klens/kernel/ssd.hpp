@@ -18,6 +18,7 @@
 // short for the hardware: 46 % of a walk of the same bytes became 84 and more (states in L3). f16, s16, s8: one token a
 // pass, 9 to 10 cycles per 16 values, where FMA alone take 2: rounding. Columns beyond head_dim are 0 in the state and not
 // written in y.
+// Steps, decays and what multiplies x in y may come ready made (Mamba-3: kernel/mamba3.hpp).
 // Bytes per token: the state read and written once per tile of tokens. Cost per 16 values: 2 FMA.
 // Error: max |err(S)| <= 2^-24 (8 + 3 / (1 - a_max)) max |S| against float64 of the same inputs, in f32: a, the product
 // P and g each add one rounding per token. Oracle: tests/oracle/sequence.hpp, ssd_step and ssd_chunked (the dual form);

@@ -9,7 +9,7 @@
 // Error of one token: f16 |h' - h| <= 2^-10 |h| + 2^-25, s16 and s8 <= s; its variance at most a quarter of that step
 // squared; a mode of decay a keeps 1 / (1 - a^2) of the variances, so the error stops growing.
 // NaN or infinity makes the scale NaN: the lane's N values are NaN from then on. Below 2^-100 a lane is zero.
-// Cost per value: f16 7 operations, s16 and s8 9 and a second pass. Tests: tests/kernel/scan.cpp, tests/kernel/ssd.cpp.
+// Cost per value: f16 7 operations, s16 and s8 10, fused with the next token's update. Tests: tests/kernel/scan.cpp, tests/kernel/ssd.cpp.
 #pragma once
 
 #include <klens/core/rows.hpp>
@@ -55,34 +55,21 @@ KLENS_INLINE v16i token_words(std::uint32_t key, std::int64_t lane, int position
   return w ^ shr(w, 16);
 }
 
-/// Where a linear congruential sequence started at w stands after n steps is w a + c: one multiplication per value,
-/// and no chain from value to value.
-struct Stride {
-  std::uint32_t a = 1, c = 0;
-  KLENS_INLINE void next() { a *= 1664525u, c = c * 1664525u + 1013904223u; }
-  KLENS_INLINE v16i of(v16i word) const { return word * splat_i(std::int32_t(a)) + splat_i(std::int32_t(c)); }
-};
-
-/// The next word of that sequence: a chain of 4 cycles (Zen 4) from value to value, and nothing to broadcast.
+/// The word of the next value: one step of a linear congruential sequence, 4 cycles (Zen 4), and nothing to broadcast.
 KLENS_INLINE v16i next_words(v16i words) { return words * splat_i(1664525) + splat_i(1013904223); }
 
-/// The high bits are the good ones. Adding 13 random bits below a half's last carries with the right probability; what
-/// is cut then is exact, but for subnormal halves (below 2^-14), which the conversion rounds to nearest.
-KLENS_INLINE v16f round_half(v16f h, v16i noise) {
-  const v16i sum = bits(h) + shr(noise, 19);
-  v16f cut = from_bits(sum & splat_i(std::int32_t(0xffffe000u)));
-  cut = max(splat(-65504.0f), min(splat(65504.0f), cut));
-  return through_half(select(eq(h, h), cut, h));
-}
-
-/// round_half in two steps, which a loop may take for one value and the next; what the second returns is to be stored as
-/// a half. Clamped before the sum: what is cut of 65504 is 65504, and NaN stays.
+/// Rounding to a half in two steps, which a loop may take for one value and the next; what the second returns is to be
+/// stored as a half. The high bits of the noise are the good ones: adding 13 of them below a half's last carries with the
+/// right probability; what is cut then is exact, but for subnormal halves (below 2^-14), which the conversion rounds to
+/// nearest. Clamped before the sum: what is cut of 65504 is 65504, and NaN stays.
 struct Cut { v16f in; m16 number; };
 KLENS_INLINE Cut begin_cut(v16f h) { return {max(splat(-65504.0f), min(splat(65504.0f), h)), eq(h, h)}; }
 KLENS_INLINE v16f end_cut(Cut c, v16i noise) {
   const v16i cut = (bits(c.in) + shr(noise, 19)) & splat_i(std::int32_t(0xffffe000u));
   return from_bits(select(c.number, cut, bits(c.in)));
 }
+
+KLENS_INLINE v16f round_half(v16f h, v16i noise) { return through_half(end_cut(begin_cut(h), noise)); }
 
 /// q = round(h inv + u), u in [-1/2, 1/2).
 KLENS_INLINE v16i round_integer(v16f h, v16f inv, v16i noise) {
@@ -111,26 +98,6 @@ KLENS_INLINE void store_state(float* p, v16f h) { store(p, h); }
 KLENS_INLINE void store_state(half* p, v16f h) { store_half(p, h); }
 KLENS_INLINE void store_state(std::int16_t* p, v16i q) { store_i16(p, q); }
 KLENS_INLINE void store_state(std::int8_t* p, v16i q) { store_i8(p, q); }
-
-/// Rounds the n vectors of `h` in place, and stores them as integers and the scale; `most`: of their magnitudes.
-template <State S>
-KLENS_INLINE void round_lanes(float* h, int n, v16i most, v16i words, stored<S>* to, float* scale) {
-  const Scale scaling = scale_of<S>(most);
-  store(scale, scaling.s);
-  Stride stride;
-  for (int i = 0; i < n; ++i, stride.next()) {
-    const v16i q = round_integer(load(h + i * lanes), scaling.inv, stride.of(words));
-    store_state(to + i * lanes, q);
-    store(h + i * lanes, to_float(q) * scaling.s);
-  }
-}
-
-/// Widens n stored vectors into `h`.
-template <State S>
-KLENS_INLINE void widen_lanes(float* h, int n, const stored<S>* from, const float* scale) {
-  const v16f s = load(scale);
-  for (int i = 0; i < n; ++i) store(h + i * lanes, load_state(from + i * lanes) * s);
-}
 
 }  // namespace state_detail
 }  // namespace klens::inline KLENS_NS
