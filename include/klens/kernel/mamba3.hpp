@@ -17,8 +17,8 @@
 // Columns of k and q: the first ones of all pairs, then the second ones. Turns, not radians: t - round(t) is exact, where an angle
 // mod 2 pi is not.
 // Tokens one after the other, lane = head for the factors, lane = pair for k and q; nothing but the state passes from token to
-// token, so chunking or splitting the heads cannot change a bit. Cost per pair: 8 FMA and 25 operations for sine and cosine, of
-// head_dim * 4 FMA that ssd spends on it: some 10 % at head_dim 64.
+// token, so chunking or splitting the heads cannot change a bit. Cost per pair: 8 FMA and 25 operations for sine and cosine.
+// Zen 4, 24 heads of 64 columns and 128 states: 1.8 us a token (256 bits: 2.7), where ssd takes 8.
 // Error against float64: tests/kernel/mamba3.cpp (with ssd, 65 536 tokens). Oracle: tests/oracle/mamba3.hpp.
 #pragma once
 
