@@ -164,7 +164,7 @@ TEST_CASE("experts and shared blocks: a broken rule is found with its field") {
   CHECK(fault_of(sigmoids, [](auto& p) { p.shape.expert_latent = -1; }) == "shape.expert_latent");
   CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].latent_in = {7, per_row()}; }) == "layers[1].latent_in.weight_bits");
   CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].shared_down = {7, per_row()}; }) == "layers[1].shared_down.weight_bits");
-  CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].ffn = Ffn::moe; }) == "shape.router_groups");
+  CHECK(fault_of(sigmoids, [](auto& p) { p.layers[1].ffn = Ffn::moe; }) == "shape.shared_ffn");
   CHECK(fault_of(experts, [](auto& p) { p.shape.router_groups = 1; }) == "shape.router_groups");
   CHECK(fault_of(experts, [](auto& p) { p.shape.expert_latent = 8; }) == "shape.expert_latent");
   const RuntimePlan mamba3 = runtime_plan(mamba3_plan);

@@ -11,10 +11,15 @@ template <class AnyPlan>
 constexpr AnyPlan uniform(AnyPlan plan, const Precision& precision) {
   plan.embedding = precision;
   if (!plan.shape.tied_head) plan.lm_head = precision;
-  for (int l = 0; l < int(plan.layers.size()); ++l)
+  std::size_t next = 0;
+  for (int l = 0; l < int(plan.layers.size()); ++l) {
     for (const Role role : layer_roles)
       if (has_role(plan, l, role)) member_of(plan.layers[std::size_t(l)], role) = precision;
-  for (ExpertPlan& e : plan.experts) e = {precision, precision, precision};
+    const Ffn ffn = plan.layers[std::size_t(l)].ffn;
+    for (int e = 0; has_experts(ffn) && e < plan.shape.experts; ++e, ++next)
+      for (const Role role : expert_roles)
+        if (expert_has(ffn, role)) expert_member(plan.experts[next], role) = precision;
+  }
   return plan;
 }
 
