@@ -218,19 +218,21 @@ inline std::string StreamDecoder::push(std::int32_t id) {
   }
   ids_.push_back(id);
   // A run of byte tokens is one unit to the decoder: what it becomes is known when it ends.
-  bool bytes = false, byte_fallback = false;
+  bool bytes = false, byte_fallback = false, strips_more = false;
   for (const detail::DecodeStep& step : tokenizer_->decoder_) {
     bytes |= step.kind == detail::DecodeStep::Kind::bytes;
     byte_fallback |= step.kind == detail::DecodeStep::Kind::byte_fallback;
+    strips_more |= step.kind == detail::DecodeStep::Kind::strip && (step.start > 1 || step.stop > 0);
   }
   if (byte_fallback && detail::byte_of_fallback(tokenizer_->token(id)) >= 0) return {};
   // The text of the ids so far, less the text given. The ids given last stay as the beginning of the next round,
-  // because a decoder may treat the first token of a text differently.
+  // because a decoder may treat the first token of a text differently; all of them where more than its first character
+  // may be stripped (no published tokenizer does), since the last ones could then lose what stood in the midst.
   const std::string before = tokenizer_->decode(std::span(ids_).first(read_), skip_special_);
   const std::string now = tokenizer_->decode(ids_, skip_special_);
   if (now.size() <= before.size() || (bytes && now.ends_with(replacement_char))) return {};
   std::string fresh = now.substr(before.size());
-  ids_.erase(ids_.begin(), ids_.begin() + std::ptrdiff_t(read_));
+  if (!strips_more) ids_.erase(ids_.begin(), ids_.begin() + std::ptrdiff_t(read_));
   read_ = ids_.size();
   return fresh;
 }
