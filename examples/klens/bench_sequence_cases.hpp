@@ -99,6 +99,12 @@ void split(const Team& team, int grain, const Args& a, Kernel<Args> kernel) {
   });
 }
 
+inline int conv_grain(int groups, int tokens, const Team& team) {
+  Pass pass;
+  pass.team = team, pass.tokens = tokens;
+  return decoder::conv_grain(groups, pass);
+}
+
 inline std::string named(const char* kernel, State s) { return fmt::format("{}<{}>", kernel, name_of(s)); }
 
 /// conv1d with SiLU on columns of an in_proj row of twice as many.
@@ -119,7 +125,7 @@ inline SequenceCase conv1d(const SequenceShape& s, int tokens, State format) {
     Conv1dArgs one = a;
     one.state = states + copy * state_bytes;
     one.scales = reinterpret_cast<float*>(states + copy * state_bytes + conv_scales_offset(format, channels, taps));
-    split(team, tokens == 1 ? one.end : 1, one, t.conv1d);
+    split(team, conv_grain(one.end, tokens, team), one, t.conv1d);
   });
   c.spans = [=](int copy) {
     return std::vector<Span>{{bytes_of(a.x), bytes_of(a.y), std::int64_t(tokens) * channels * 4},
@@ -157,7 +163,7 @@ inline SequenceCase short_conv(const SequenceShape& s, int tokens, State format)
     ShortConvArgs one = a;
     one.state = states + copy * state_bytes;
     one.scales = reinterpret_cast<float*>(states + copy * state_bytes + conv_scales_offset(format, channels, taps));
-    split(team, tokens == 1 ? one.end : 1, one, t.short_conv);
+    split(team, conv_grain(one.end, tokens, team), one, t.short_conv);
   });
   c.spans = [=](int copy) {
     const std::int64_t third = std::int64_t(tokens) * channels * 4;

@@ -1,4 +1,4 @@
-// 971 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
+// 977 lines: the forward pass of every family, to be read from top to bottom. Written once over an `Ops` policy: TableOps calls
 // through a KernelTable (any formats, chosen at run time); a specialised build brings FixedOps<Plan>, whose formats and shapes
 // are constants. Both run the same kernels in the same order on the same buffers, hence the same bits.
 //
@@ -113,6 +113,12 @@ KLENS_INLINE void split(const Team& team, int items, int grain, const Body& body
 }
 
 inline constexpr int token_grain = 8;  // tokens per block of the row-wise kernels: some 10 us of work
+
+/// Groups of 16 channels per block of a convolution: one block per thread, since its tiles walk along rows (narrow blocks of two
+/// threads took as long as one thread).
+KLENS_INLINE int conv_grain(int groups, const Pass& pass) {
+  return pass.tokens >= token_grain ? int(div_up(groups, pass.team.threads)) : groups;
+}
 
 /// The input rows of one or more linears: f32 as they are, and quantized once per activation format that a reader asks
 /// for, rounded to bf16 once for all that run fast.
@@ -438,7 +444,7 @@ KLENS_INLINE void run_conv(const Ops& ops, Layer l, int from, int channels, floa
   const LayerView& layer = pass.model->layers[int(l)];
   float* base = pass.work->base;
   const int groups = int(div_up(channels, lanes));
-  decoder::split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : groups, [&](int begin, int end, int) {
+  decoder::split(pass.team, groups, decoder::conv_grain(groups, pass), [&](int begin, int end, int) {
     for (int i = 0; i < pass.span_count; ++i) {
       const Span& span = pass.spans[i];
       const LayerState& state = span.state->layers[int(l)];
@@ -687,7 +693,7 @@ inline void run_short_conv(const Ops& ops, Layer l, const Pass& pass) {
   const WorkspaceLayout& at = pass.work->at;
   const LayerView& layer = pass.model->layers[int(l)];
   const int groups = int(div_up(s.inner, lanes));
-  decoder::split(pass.team, groups, pass.tokens >= decoder::token_grain ? 1 : groups, [&](int begin, int end, int) {
+  decoder::split(pass.team, groups, decoder::conv_grain(groups, pass), [&](int begin, int end, int) {
     for (int i = 0; i < pass.span_count; ++i) {
       const Span& span = pass.spans[i];
       const LayerState& state = span.state->layers[int(l)];
