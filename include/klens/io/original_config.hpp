@@ -60,6 +60,16 @@ inline Result<void> read_original_mamba(const Json& ssm, const std::string& at, 
   return {};
 }
 
+/// Groups and heads of Mamba-2 and Mamba-3 over `inner` channels.
+inline Result<void> read_original_heads(const Json& ssm, const std::string& at, std::int64_t inner, Json& out) {
+  KLENS_TRY(out["n_groups"], json_int_or(ssm, "ngroups", at, 1, 1, max_heads));
+  KLENS_TRY(const std::int64_t head, json_int_or(ssm, "headdim", at, 64, 1, 4096));
+  if (inner % head != 0)
+    return key_error(find_key(ssm, "headdim"), "headdim", at, "a divisor of " + std::to_string(inner) + " channels");
+  out["head_dim"] = head, out["num_heads"] = inner / head;
+  return {};
+}
+
 inline Result<void> read_original_mamba2(const Json& ssm, const std::string& at, std::int64_t inner, Json& out) {
   KLENS_OK(
       only_original_keys(ssm, at, {"layer",    "d_state",   "d_conv",        "expand",           "headdim",
@@ -68,11 +78,7 @@ inline Result<void> read_original_mamba2(const Json& ssm, const std::string& at,
                                    "dt_min",   "dt_max",    "dt_init_floor", "chunk_size",       "use_mem_eff_path"}));
   out["model_type"] = "mamba2";
   KLENS_TRY(out["state_size"], json_int_or(ssm, "d_state", at, 128, 1, 4096));
-  KLENS_TRY(out["n_groups"], json_int_or(ssm, "ngroups", at, 1, 1, max_heads));
-  KLENS_TRY(const std::int64_t head, json_int_or(ssm, "headdim", at, 64, 1, 4096));
-  if (inner % head != 0)
-    return key_error(find_key(ssm, "headdim"), "headdim", at, "a divisor of " + std::to_string(inner) + " channels");
-  out["head_dim"] = head, out["num_heads"] = inner / head;
+  KLENS_OK(read_original_heads(ssm, at, inner, out));
   KLENS_OK(only_default(ssm, "d_ssm", at, inner));
   KLENS_OK(only_default(ssm, "rmsnorm", at, true));
   KLENS_OK(only_default(ssm, "norm_before_gate", at, false));
@@ -91,11 +97,7 @@ inline Result<void> read_original_mamba3(const Json& c, const Json& ssm, const s
                                "A_floor", "is_outproj_norm", "is_mimo", "mimo_rank", "chunk_size"}));
   out["model_type"] = "mamba3";
   KLENS_TRY(out["state_size"], json_int_or(ssm, "d_state", at, 128, 2, 4096));
-  KLENS_TRY(out["n_groups"], json_int_or(ssm, "ngroups", at, 1, 1, max_heads));
-  KLENS_TRY(const std::int64_t head, json_int_or(ssm, "headdim", at, 64, 1, 4096));
-  if (inner % head != 0)
-    return key_error(find_key(ssm, "headdim"), "headdim", at, "a divisor of " + std::to_string(inner) + " channels");
-  out["head_dim"] = head, out["num_heads"] = inner / head;
+  KLENS_OK(read_original_heads(ssm, at, inner, out));
   KLENS_TRY(const double turned, json_number_or(ssm, "rope_fraction", at, 0.5));
   if (turned != 0.5 && turned != 1.0) return key_error(find_key(ssm, "rope_fraction"), "rope_fraction", at, "0.5 or 1");
   out["rope_fraction"] = turned;

@@ -267,7 +267,7 @@ class Float64Forward {
     Matrix y(in.rows, s.inner);
     for (int h = 0; h < heads; ++h) {
       const int shared = h / (heads / s.ssm_groups) * s.n_state;
-      std::vector<double> turns(std::size_t(s.ssm_angles), 0.0), state(std::size_t(width * s.n_state), 0.0);
+      std::vector<double> angles(std::size_t(s.ssm_angles), 0.0), state(std::size_t(width * s.n_state), 0.0);
       std::vector<double> last_k(std::size_t(s.n_state), 0.0), last_v(std::size_t(width), 0.0);
       for (int t = 0; t < in.rows; ++t) {
         const double step = dt.row(t)[h], raw = in.row(t)[factors + heads + h];
@@ -279,7 +279,7 @@ class Float64Forward {
           q[std::size_t(i)] += double(c_bias[std::size_t(h * s.n_state + i)]);
         }
         for (int i = 0; i < s.ssm_angles; ++i) {
-          double& angle = turns[std::size_t(i)];
+          double& angle = angles[std::size_t(i)];
           angle += std::numbers::pi * std::tanh(in.row(t)[factors + 3 * heads + i]) * step;
           const double cosine = std::cos(angle), sine = std::sin(angle);
           float64::rotate_pair(k[std::size_t(2 * i)], k[std::size_t(2 * i + 1)], cosine, sine);
