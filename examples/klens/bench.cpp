@@ -25,7 +25,7 @@ struct Options {
   std::string model, output, formats;
   std::string like, plan, prefill, prompts;   // of bench model, as the next two
   int decode = 128, chunk = SessionOptions{}.chunk;
-  bool synthetic = false;
+  bool synthetic = false, no_mmap = false;
   std::string shapes = "mamba-1.4b.head,lfm2-1.2b.o_proj", tokens = "128,512", threads, levels, kinds = "cold,hot,gemm";
   std::string run, reasons, rivals, only,
       kernel_formats = "f32,f16,bf16,w8,w8a16,w8a8,w6,w5,w4,w4a8,w3,w2,w4g32,w4g32a16,w4g32a8,nf4g64";
@@ -226,6 +226,7 @@ Result<void> bench_model(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
   KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(Model model, load_model(o.model));
+  model.gather_weights(o.no_mmap);
   const int threads = options.threads.back();
   const auto formats = split_list(o.formats.empty() ? "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64" : o.formats);
   Progress progress("bench");
@@ -262,6 +263,7 @@ Result<void> bench_model(const Options& o) {
                               {"decode_tokens_per_second", speed.decode_tokens_per_second},
                               {"decode_microseconds", 1e6 / speed.decode_tokens_per_second},
                               {"synthetic_context", options.synthetic},
+                              {"mapped", model.is_packed() && !o.no_mmap},
                               {"runs", runs},
                               {"entries", rows}};
   name_policy(out, model, program);
@@ -345,6 +347,7 @@ void add_bench(CLI::App& app, int& status) {
   model->add_option("--decode", o->decode, "Tokens of each timed decode")->check(CLI::Range(8, 1 << 16))->capture_default_str();
   model->add_option("--prompts", o->prompts, "Prompts that decodes come after (default: 0,1024; with --like 8192 too)");
   model->add_option("--chunk", o->chunk, "Tokens per pass of a prefill")->check(CLI::Range(1, 4096))->capture_default_str();
+  model->add_flag("--no-mmap", o->no_mmap, no_mmap_help);
   model->add_flag("--synthetic-context", o->synthetic,
                   "Do not run those prompts and the meta tokens: caches and states hold zeros (always so with --like)");
   table->add_option("RUN", o->run, "JSON of klens bench kernels")->required();

@@ -48,6 +48,10 @@ inline void add_common(CLI::App& command, Common& common) {
   command.add_option("--isa", common.isa, "ISA level: ref avx2 avx_vnni avx_vnni_int8 avx512 avx512_vnni avx512_bf16 amx_int8 (default: KLENS_ISA, else the best)");
 }
 
+/// Of --no-mmap: Model::gather_weights(true).
+inline constexpr const char* no_mmap_help =
+    "Copy a .klens file's weights into huge pages instead of using them where the file is mapped: faster where file pages are 4 KiB";
+
 /// Prints an error in one line; the exit status of a failed command.
 inline int fail(const Error& error) {
   fmt::print(stderr, "klens: {}\n", error.message());

@@ -17,7 +17,7 @@ struct Options {
   Common common;
   std::string model, prompt, prompt_file, session;
   std::vector<std::string> stops;
-  bool has_prompt = false;
+  bool has_prompt = false, no_mmap = false;
   Policy policy = Policy::exact;
   int tokens = 128;
   SamplingOptions sampling;
@@ -129,7 +129,8 @@ Result<void> run(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
   KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(const Tokenizer tokenizer, tokenizer_of(o.model));
-  KLENS_TRY(const Model model, load_model(o.model));
+  KLENS_TRY(Model model, load_model(o.model));
+  model.gather_weights(o.no_mmap);
   if (tokenizer.vocab_size() > model.shape().vocab)
     return Error{ErrorCode::shape, o.model + ": tokenizer",
                  fmt::format("at most {} tokens, the model's vocabulary", model.shape().vocab),
@@ -284,6 +285,7 @@ void add_generate(CLI::App& app, int& status) {
   CLI::Option* chat = c->add_flag("--chat", o->chat.on, "The prompt is a message: rendered by the chat template of the checkpoint or file");
   c->add_option("--system", o->chat.system, "System message that begins the conversation")->needs(chat);
   c->add_option("--date", o->chat.date, "Date YYYY-MM-DD, for templates that ask for one")->needs(chat);
+  c->add_flag("--no-mmap", o->no_mmap, no_mmap_help);
   c->add_option("--session", o->session, "Continue the sequence of this file, if it exists, and save it there");
   c->add_option("--temperature", o->sampling.temperature, "0: greedy")->check(number(0, 100))->capture_default_str();
   c->add_option("--top-k", o->sampling.top_k, "Sample among the k likeliest (0: all)")

@@ -273,6 +273,47 @@ TEST_CASE("formats come from the pristine weights, whatever was set before") {
   CHECK_FALSE(bool(model.set_format("model.layers.1.mlp", format("w8"))));
 }
 
+TEST_CASE("weights gathered into huge pages are the same model") {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/model.klens";
+  klens::Model model = load();
+  need(model.set_uniform(format("f32")));
+  need(model.write(path, {}));
+  const std::vector<std::int32_t> ids = {17, 4000, 3, 250, 9};
+  klens::Session before = open(model);
+  const std::vector<float> expected = logits_of(before, ids, 4096);
+  const klens::PackedBuffer lent = need(model.quantize(2, format("f32")));
+  model.bind(2, lent.matrix());
+  klens::Model packed = need(klens::load_model(path));
+  const klens::PackedMatrix mapped = packed.weights(0);
+  packed.gather_weights();
+  CHECK(packed.weights(0).lines == mapped.lines);
+  packed.gather_weights(true);
+  CHECK(packed.weights(0).lines != mapped.lines);
+  model.gather_weights();
+  CHECK(model.weights(2).lines == lent.matrix().lines);   // somebody else's weights stay in use
+  for (klens::Model* m : {&model, &packed}) {
+    const auto at = [&](int c) { return reinterpret_cast<std::uintptr_t>(m->weights(c).lines); };
+    CHECK(at(4) == at(3) + std::uintptr_t(klens::round_up(m->component_bytes(3), 64)));
+    const std::uintptr_t first = at(1);
+    m->gather_weights(true);   // nothing left to move
+    CHECK(at(1) == first);
+    klens::Session session = open(*m);
+    CHECK(same_bits(logits_of(session, ids, 4096), expected));
+  }
+  // Formats still come from the pristine weights, and unbind() finds what was gathered.
+  const klens::PackedMatrix own = model.weights(3);
+  const klens::PackedBuffer zeros = need(klens::PackedBuffer::make(format("f32"), own.rows, own.cols));
+  model.bind(3, zeros.matrix());
+  model.unbind(3);
+  CHECK(model.weights(3).lines == own.lines);
+  need(model.set_format(3, format("w8")));
+  need(model.set_format(3, format("f32")));
+  CHECK(model.weights(3).lines != own.lines);
+  klens::Session after = open(model);
+  CHECK(same_bits(logits_of(after, ids, 4096), expected));
+}
+
 TEST_CASE("a packed file is the same model") {
   const TempFolder folder;
   const std::string path = folder.path() + "/model.klens";

@@ -23,6 +23,8 @@ same out first
 printf '%s' "$prompt" | "$klens" generate "$model" --prompt-file - --tokens 12 >out 2>err || die "generate --prompt-file -"
 same out first
 grep -q 'tokens/s' err || die "no speed on stderr"
+good pack "$model" --uniform w4g32 -o packed.klens && good generate packed.klens --prompt "$prompt" --tokens 12 && cp out mapped
+good generate packed.klens --prompt "$prompt" --tokens 12 --no-mmap && same out mapped
 [ "$(head -c 24 first)" = "$prompt" ] || die "the prompt is not shown"
 [ "$(wc -l <first)" -ge 1 ] || die "no new line at the end"
 

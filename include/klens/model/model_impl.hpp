@@ -151,7 +151,7 @@ inline Result<void> Model::load_component(int component) {
     if (m->rows != c.rows || m->cols != c.cols)
       return Error{ErrorCode::shape, where, detail::shape_text(c.rows, c.cols), detail::shape_text(m->rows, m->cols)};
     KLENS_OK(check_format(component, m->precision));
-    slot.mapped = *m;
+    slot.placed = *m;
     slot.reference = m->precision;
     bind(component, *m);
     return {};
@@ -284,6 +284,43 @@ inline Result<PackedBuffer> Model::quantize(int component, const Precision& prec
   }
   if (!slot(component).pristine->in_memory) detail::release_pages(slot(component).pristine->data);
   return whole;
+}
+
+inline void Model::gather_weights(bool mapped) {
+  constexpr std::int64_t huge_from = std::int64_t(4) << 20, block_bytes = std::int64_t(32) << 20;   // Buffer's; of one copy in memory twice
+  const auto bytes_of = [&](std::size_t c) {   // 0: stays where it is
+    const Slot& s = slots_[c];
+    const bool moves = s.owned.rows() != 0 ? s.owned.bytes() < huge_from : mapped && s.block == nullptr;
+    const PackedMatrix own = s.own();
+    return moves ? round_up(packed_bytes(own.precision, own.rows, own.cols), line_bytes) : 0;
+  };
+  std::size_t end = 0;
+  for (std::size_t first = 0; first < slots_.size(); first = end) {
+    std::int64_t total = bytes_of(first);
+    for (end = first + 1; end < slots_.size() && total + bytes_of(end) <= block_bytes; ++end) total += bytes_of(end);
+    if (total < huge_from) continue;
+    const auto block = std::make_shared<Buffer<unsigned char>>(std::size_t(total));
+    std::int64_t at = 0;
+    for (std::size_t c = first; c < end; ++c) {
+      const std::int64_t bytes = bytes_of(c);
+      if (bytes == 0) continue;
+      Slot& s = slots_[c];
+      const PackedMatrix from = s.own();
+      const PackedLayout l = layout_of(from.precision, from.rows, from.cols);
+      unsigned char* const lines = block->data() + at;
+      std::memcpy(lines, from.lines, std::size_t(l.line_plane_bytes));
+      if (l.scale_plane_bytes > 0) std::memcpy(lines + l.line_plane_bytes, from.scales, std::size_t(l.scale_plane_bytes));
+      if (s.owned.rows() == 0 && s.block == nullptr) {
+        detail::release_pages({reinterpret_cast<const std::byte*>(from.lines), std::size_t(l.line_plane_bytes)});
+        detail::release_pages({static_cast<const std::byte*>(from.scales), std::size_t(l.scale_plane_bytes)});
+      }
+      const bool in_use = s.matrix.lines == from.lines;
+      s.placed = {lines, l.scale_plane_bytes > 0 ? lines + l.line_plane_bytes : nullptr, from.rows, from.cols, from.precision};
+      s.owned = {}, s.block = block;
+      if (in_use) bind(int(c), s.placed);
+      at += bytes;
+    }
+  }
 }
 
 inline Result<void> Model::write(const std::string& path, const PackOptions& options) const {

@@ -129,6 +129,7 @@ inline Result<Model> random_model(const RuntimePlan& plan, const std::string& li
     KLENS_OK(m.load_scales());
   }
   m.list_states();
+  m.gather_weights();
   return m;
 }
 

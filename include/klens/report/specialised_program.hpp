@@ -6,8 +6,8 @@
 //   generate MODEL --prompt TEXT [--tokens N --temperature X --top-k N --top-p X --seed N]      streams its text
 //   logits MODEL --ids F.safetensors -o OUT           input_ids I64 [B,T] -> logits F32 [B,T,V], as `klens logits`
 //   speed MODEL                                       prefill of 512 tokens, decode of 128 after 128
-// Each with --threads N and --isa LEVEL (else KLENS_ISA, else the best level), --json for eval and speed. Status 0, 1 (failed),
-// 2 (usage).
+// Each with --threads N and --isa LEVEL (else KLENS_ISA, else the best level), --json for eval and speed, --no-mmap to
+// copy the weights into huge pages (Model::gather_weights). Status 0, 1 (failed), 2 (usage).
 #pragma once
 
 #include <klens/core/thread_team.hpp>
@@ -30,10 +30,10 @@
 namespace klens {
 namespace specialised {
 
-/// Command, MODEL, and options of one call. Every option but --json takes a value.
+/// Command, MODEL, and options of one call. Every option but --json and --no-mmap takes a value.
 struct Call {
   std::string command, model;
-  bool json = false;
+  bool json = false, no_mmap = false;
   std::map<std::string, std::string, std::less<>> options;
 
   std::string text(std::string_view name, const char* fallback = "") const {
@@ -86,6 +86,8 @@ inline Result<Call> parse_call(int argc, char** argv) {
       call.model = word;
     } else if (word == "--json") {
       call.json = true;
+    } else if (word == "--no-mmap") {
+      call.no_mmap = true;
     } else if (word == "--policy") {  // `fast` is of the generic way alone: a plan's kernels are the exact ones
       if (i + 1 == argc || std::string_view(argv[i + 1]) != "exact")
         return Error{ErrorCode::usage, word, "exact: a specialised program has no faster linears",
@@ -244,9 +246,10 @@ inline Result<void> run_call(const Call& call, std::span<const SpecialisedTable*
   KLENS_TRY(const SpecialisedTable* const table, choose_specialised(tables, call.text("--isa")));
   print_level(*table, threads);
   if (call.model.empty()) return {};
-  KLENS_TRY(const Model model, load_model(call.model));
+  KLENS_TRY(Model model, load_model(call.model));
   if (!model.is_packed())
     return Error{ErrorCode::format, call.model, "a packed model (klens pack MODEL --plan plan.json -o model.klens)", "a checkpoint"};
+  if (call.no_mmap) model.gather_weights(true);
   ThreadTeam threads_of(threads);
   const Run run{call, *table, model, threads_of.team()};
   if (call.command == "eval") return evaluate_text(run);
