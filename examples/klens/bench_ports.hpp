@@ -55,7 +55,7 @@ inline PortCounts unpack_counts(Codec c, DotKind d, bool wide, bool bytes) {
     const bool packed = c == Codec::i4 || c == Codec::nf4 || c == Codec::i2;  // at their place in the line
     if (c == Codec::nf4 && !wide)
       add(Port::shift, 3.5 + 4), add(Port::shuffle, 8), add(Port::logic, 4);
-    else if (wide && bits_of(c) <= 4)
+    else if (bits_of(c) <= (wide ? 4 : 3))
       add(Port::shift, packed ? 3.5 : 3), add(Port::shuffle, 4);
     else if (wide)
       add(Port::shift, 2), add(Port::logic, 8);

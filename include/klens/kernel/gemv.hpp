@@ -6,10 +6,10 @@
 // several accumulators: the weights are one stream from front to back. Float chains must not be split: P of them in T
 // tokens hide the latency of the FMA. Bytes read: the panels once, T rows of x from L1.
 //
-// What the hardware prefetches is chosen by measurement: one stream of single lines needs no help (w8a8, Zen 4: 99 % of
-// a plain read without fetches, 75 to 92 % with them). Units of several lines are read out of order, and two or four
-// streams at a time are more than one: those fetch a little ahead (fetch_of). Group scales are a thin second stream:
-// fetched 4 groups ahead.
+// What the hardware prefetches is chosen by measurement (fetch_of). One stream of single lines needs no help (w8a8, Zen
+// 4: 99 % of a plain read without fetches, 75 to 92 % with them). Units of several lines are read out of order, and two
+// or four streams at a time are more than one: those fetch a little ahead. Beside group scales, a thin second stream
+// that is fetched 4 groups ahead, lines are fetched a page ahead: hardware prefetchers stop at pages.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -23,15 +23,25 @@ namespace gemv_detail {
 template <Codec C, DotKind D>
 inline constexpr Dot kind_of = D == DotKind::a8 && has_dot_u4 && is_integer(C) && bits_of(C) <= 6 ? Dot::u4 : dot_of<C, D>;
 
-/// How far ahead of its use a line is fetched, and into which cache (3: L1, 2: L2); 0: not at all.
-struct Fetch { int bytes, locality; };
-template <Codec C, Dot K>
-inline constexpr Fetch fetch_of = K == Dot::f32 ? (C == Codec::f32 ? Fetch{0, 0} : Fetch{512, 3})
-    : codec_unit<C>.lines == 1                  ? Fetch{0, 0}
-    : vector_registers == 32                    ? Fetch{768, 2}
-                                                : Fetch{512, 3};
+/// How far ahead of its use a line is fetched into L1 and into L2; 0: not at all. Zen 4, 2048 x 2048 from DRAM.
+/// f32 rows: codes that become floats fill the window with arithmetic, so that few misses are under way by themselves: L2
+/// far ahead hides memory, L1 the L2 (w6, 512 bits, cycles per 16 weights: 3.2 with 512 bytes of L1 alone, 2.9 with L2
+/// alone, 2.5 to 2.6 with both). 256 bits take longer per line, and single lines come in order: L2 is enough (nf4: both
+/// cost 4 %). f16 and bf16, four streams: 320 bytes 2 to 4 % faster than 512, 768 a quarter slower.
+/// Integers, share of a plain read: w4g32a8 4096 ahead 91 to 93 %, 0 77 to 83 % (to L2 75 %, whatever the distance); w6a8
+/// 2048 ahead 76 to 83 %, 512 or 768 64 to 82 %. w8 with groups has twice the lines per scale: 88 to 94 % without, 68 to
+/// 88 % with; groups of 128 as well (95, 88 %), so those have none (tile).
+struct Fetch { int near, far; };
+template <Codec C, Dot K, Fold F>
+inline constexpr Fetch fetch_of =
+    K == Dot::f32 && !has_codes<C>       ? Fetch{C == Codec::f32 ? 0 : 320, 0}
+    : K == Dot::f32                      ? Fetch{codec_unit<C>.lines == 1 && vector_registers == 16 ? 0 : 1024, 3072}
+    : F == Fold::scale && C != Codec::i8 ? Fetch{4096, 0}
+    : codec_unit<C>.lines == 1           ? Fetch{0, 0}
+                                         : Fetch{2048, 0};
+inline constexpr int longest_fetched_group = 64;
 
-inline constexpr int scales_ahead = 4 * lanes;
+inline constexpr int groups_ahead = 4, scales_ahead = groups_ahead * lanes;
 
 /// Tokens of the largest tile. Ref has no registers to fill; on 16 of half the width unpacking takes many of them.
 template <Codec C, Dot K>
@@ -47,29 +57,34 @@ inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
     : T == 2                                                         ? (vector_registers == 32 || is_float(C) ? 2 : 1)
     : C == Codec::f32                                                ? 2
     : vector_registers == 32 || is_float(C)                          ? 4
-    : codec_unit<C>.lines == 1                                       ? 2
-                                                                     : 1;
+    : clang_spills && C == Codec::i3                                 ? 1  // two: 4 stack accesses for 128 products
+                                                                     : 2;
 
-/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; without
-/// VNNI the chain is an addition.
-template <int T>
-inline constexpr int parts = !has_dot_u8 || T == 4 ? 1 : vector_registers / (8 * T);
+/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; a group
+/// is short and groups overlap, so two do. Without VNNI the chain is an addition, and yet two of them are faster (Zen 4,
+/// w8a8: 1.60 cycles for 32 bytes in a loop on registers, one 1.76; the GEMV by 4 % on 256 bits, by 16 % on 512).
+template <Dot K, Fold F, int T>
+inline constexpr int parts = T == 4 || K == Dot::u4 ? 1
+    : !has_dot_u8                                   ? (T == 1 ? 2 : 1)
+    : F == Fold::scale                              ? (T == 1 ? 2 : vector_registers / (8 * T))
+                                                    : vector_registers / (8 * T);
 
 /// Fetches for the N lines that P streams will be at later; `left` bytes of each panel lie at and behind `at`, and the
 /// next tile goes on P panels later.
-template <Codec C, Dot K, int P, int N>
+template <Codec C, Dot K, Fold F, int P, int N>
 KLENS_INLINE void fetch_ahead(const unsigned char* at, std::int64_t panel_bytes, std::int64_t left) {
-  constexpr Fetch f = fetch_of<C, K>;
-  if constexpr (f.bytes > 0) {
-    const unsigned char* const ahead = at + f.bytes + (P == 1 || f.bytes < left ? 0 : (P - 1) * panel_bytes);
-    unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-      unroll<N>([&](int l) KLENS_INLINE_LAMBDA {
-        const unsigned char* const line = ahead + p * panel_bytes + l * line_bytes;
-        if constexpr (f.locality == 3) __builtin_prefetch(line, 0, 3);  // gcc -O0 takes nothing but a literal
-        else __builtin_prefetch(line, 0, 2);
-      });
+  constexpr Fetch f = fetch_of<C, K, F>;
+  // Without a branch: gcc 12 would make two loops of one.
+  const auto from = [&](int bytes) KLENS_INLINE_LAMBDA {
+    return at + bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
+  };
+  [[maybe_unused]] const unsigned char *const far = from(f.far), *const near = from(f.near);
+  unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+    unroll<N>([&](int l) KLENS_INLINE_LAMBDA {
+      if constexpr (f.far > 0) __builtin_prefetch(far + p * panel_bytes + l * line_bytes, 0, 2);
+      if constexpr (f.near > 0) __builtin_prefetch(near + p * panel_bytes + l * line_bytes, 0, 3);
     });
-  }
+  });
 }
 
 /// Where a tile reads next; all of it advances with the inputs.
@@ -87,7 +102,20 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
   constexpr Unit unit = codec_unit<C>;
   [[maybe_unused]] const Levels<C> levels;
   for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs) {
-    fetch_ahead<C, Dot::f32, P, unit.lines>(c.at, c.panel_bytes, end - c.at);
+    fetch_ahead<C, Dot::f32, Fold::carry, P, unit.lines>(c.at, c.panel_bytes, end - c.at);
+#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
+    if constexpr (has_codes<C> && !by_table<C> && T == 1 && P == 2) {
+      const CodeSteps<C> steps;
+      unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
+        const auto of = [&](int p) KLENS_INLINE_LAMBDA {
+          return move_bits(codes<C>(c.at + p * c.panel_bytes, i), code_at<C>(i), 0);
+        };
+        const v16i first = of(0), second = of(1);
+        steps(acc[0], first, second, c.x + 4 * i);
+      });
+      continue;
+    }
+#endif
     if constexpr (has_codes<C>)
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
         v16i packed[P];
@@ -113,14 +141,19 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
 }
 
 /// acc[t][.] += 4 N inputs in exact integers: u8 lines x int8 rows, or both halves of a line x int16 rows (order 0 2 1
-/// 3).
+/// 3). A unit of one line is read once for all its inputs: load_line_once.
 template <Codec C, Dot K, int N, int T, int A>
 KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
   constexpr int per_unit = codec_unit<C>.inputs / 4;
   [[maybe_unused]] constexpr int steps = dot_u4_steps<bits_of(C)>;
-  [[maybe_unused]] v16i narrow[T];
+  [[maybe_unused]] v16i narrow[T], whole;
+  constexpr bool one_line = codec_unit<C>.lines == 1;
   unroll<N>([&](int i) KLENS_INLINE_LAMBDA {
-    const v16i line = u8_line<C>(c.at + i / per_unit * unit_bytes<C>, i % per_unit);
+    if (one_line && i % per_unit == 0) whole = load_line_once(c.at + i / per_unit * unit_bytes<C>);
+    const int at = code_at<C>(i % per_unit);
+    v16i line;
+    if constexpr (!one_line) line = u8_line<C>(c.at + i / per_unit * unit_bytes<C>, i % per_unit);
+    else if constexpr (K != Dot::s16) line = u8_of<C>(whole, i % per_unit);
     if constexpr (K == Dot::u8) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA { dot_u8(acc[t][i % A], line, c.x + t * c.stride + 4 * i); });
     } else if constexpr (K == Dot::u4) {
@@ -130,7 +163,8 @@ KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
         if (i % steps == steps - 1 || i == N - 1) add_pairs(acc[t][0], narrow[t]);
       });
     } else {
-      const v16i even = even16(line), odd = odd16(line);
+      const v16i even = one_line ? field16(whole, at, bits_of(C)) : even16(line);
+      const v16i odd = one_line ? field16(whole, at + 8, bits_of(C)) : odd16(line);
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
         dot_s16(acc[t][i % A], even, c.x + t * c.stride + 4 * i);
         dot_s16(acc[t][(i + A / 2) % A], odd, c.x + t * c.stride + 4 * i + 2);
@@ -141,10 +175,10 @@ KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
 
 /// The sum of `inputs` inputs, whole units and less than 32 only at the end of a row, with the zero point's correction:
 /// -zero point * sum of the inputs, 32 at a time.
-template <Codec C, Dot K, int T>
-KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs) {
+template <Codec C, Dot K, Fold F, int T>
+KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs, bool fetched) {
   constexpr Unit unit = codec_unit<C>;
-  constexpr int A = parts<T>, block = 32, units = block / unit.inputs;
+  constexpr int A = parts<K, F, T>, block = 32, units = block / unit.inputs;
   static_assert(block % unit.inputs == 0);
   v16i acc[T][A];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
@@ -157,7 +191,7 @@ KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t su
     ++c.sums;
   };
   for (; inputs >= block; inputs -= block) {
-    fetch_ahead<C, K, 1, units * unit.lines>(c.at, 0, 0);
+    if (fetched) fetch_ahead<C, K, F, 1, units * unit.lines>(c.at, 0, 0);
     correct();
     dots_of<C, K, block / 4, T, A>(acc, c);
     c.at += units * unit_bytes<C>, c.x += block;
@@ -183,6 +217,7 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
   [[maybe_unused]] const unsigned char* const end = c.at + s.panel_bytes;
   [[maybe_unused]] const half* scale = nullptr;
   if constexpr (F == Fold::scale) scale = static_cast<const half*>(a.w.scales) + panel * s.groups * lanes;
+  [[maybe_unused]] const bool fetched = F != Fold::scale || codec_unit<C>.lines > 1 || s.segment <= longest_fetched_group;
   v16f sum[T][P];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { sum[t][p] = zero(); }); });
   for (int left = s.cols_padded; left > 0; left -= s.segment) {
@@ -192,12 +227,15 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { part[t][p] = zero(); }); });
       chain<C, T, P>(part, c, end, inputs);
     } else {
-      integer_part<C, kind, T>(part, c, sums_stride, inputs);
+      integer_part<C, kind, F, T>(part, c, sums_stride, inputs, fetched);
     }
+    // Scales of the next tile begin P - 1 panels behind the end of the last panel's.
+    [[maybe_unused]] const std::int64_t ahead =
+        scales_ahead + (P == 1 || left > groups_ahead * s.segment ? 0 : (P - 1) * s.groups * lanes);
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       if constexpr (F == Fold::scale) {
         const v16f s16 = load_half(scale + p * s.groups * lanes);
-        __builtin_prefetch(scale + p * s.groups * lanes + scales_ahead, 0, 3);
+        __builtin_prefetch(scale + p * s.groups * lanes + ahead, 0, 3);
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = fma(s16, part[t][p], sum[t][p]); });
       } else if constexpr (F == Fold::add) {
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = sum[t][p] + part[t][p]; });

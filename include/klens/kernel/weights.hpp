@@ -26,9 +26,11 @@ inline constexpr int zero_shift = bits_of(C) - 1;  // zero_point == 1 << zero_sh
 template <Codec C>
 inline constexpr bool has_codes = is_integer(C) || C == Codec::nf4;
 
-/// Where a register holds 16 floats (AVX-512), a code of at most 4 bits at bit 0 becomes a float by one permutation.
+/// Where a register holds 16 floats (AVX-512), a code of at most 4 bits at bit 0 becomes a float by one permutation, and
+/// one of 5 bits by one of two registers; where it holds 8 (AVX2), one of at most 3.
 template <Codec C>
-inline constexpr bool by_table = C == Codec::nf4 || (is_integer(C) && bits_of(C) <= 4 && vector_registers == 32);
+inline constexpr bool by_table =
+    C == Codec::nf4 || (is_integer(C) && bits_of(C) <= (vector_registers == 32 ? 5 : vector_registers == 16 ? 3 : 0));
 
 /// float(q) of the code in the low bits of an index 0..15, whose other bits do not matter; named by level, as
 /// nf4_levels is.
@@ -40,7 +42,8 @@ inline constexpr SixteenFloats code_levels = [] {
   return t;
 }();
 
-/// The tables of a codec in registers; empty where it has none. `upper` is for codes at bit 2 of a crumb line.
+/// The tables of a codec in registers; empty where it has none. `upper` is for codes at bit 2 of a crumb line, or holds
+/// the upper 16 of 32 floats.
 template <Codec C, bool Table = by_table<C>>
 struct Levels {};
 template <Codec C>
@@ -52,6 +55,12 @@ template <>
 struct Levels<Codec::i2, true> {
   v16f table, upper;
   KLENS_INLINE Levels() : table(load(code_levels<2, 0>.of)), upper(load(code_levels<2, 2>.of)) {}
+};
+
+template <>
+struct Levels<Codec::i5, true> {
+  v16f table, upper;
+  KLENS_INLINE Levels() : table(load(code_levels<5, 0>.of)), upper(table + splat(16.0f)) {}
 };
 
 /// Bit of a byte at which codes<C>(unit, i) holds its code.
@@ -67,9 +76,12 @@ KLENS_INLINE constexpr std::int32_t every_byte(int mask) { return std::int32_t(0
 template <Codec C, bool Clean = false>
 KLENS_INLINE v16i codes(const unsigned char* unit, int i) {
   static_assert(has_codes<C>);
-  constexpr bool again = codec_unit<C>.lines > 1 || vector_registers == 16;
+  // On 32 registers the three lines of w3 stay in them, for floats: a load of 64 bytes takes a cycle. A 4-bit line gcc 12
+  // would fold into each of its shifts, and load it eight times.
   const auto line = [unit](int n) KLENS_INLINE_LAMBDA {
-    return again ? load_line_again(unit + n * line_bytes) : load_line(unit + n * line_bytes);
+    constexpr bool kept = vector_registers == 32 && !Clean && C == Codec::i3;
+    constexpr bool again = codec_unit<C>.lines > 1 || vector_registers == 16 || (!Clean && bits_of(C) == 4);
+    return again && !kept ? load_line_again(unit + n * line_bytes) : load_line(unit + n * line_bytes);
   };
   [[maybe_unused]] const auto both = [](int low_bits, v16i low, v16i high) KLENS_INLINE_LAMBDA {
     const std::int32_t mask = every_byte((1 << low_bits) - 1), all = every_byte((1 << bits_of(C)) - 1);
@@ -82,32 +94,97 @@ KLENS_INLINE v16i codes(const unsigned char* unit, int i) {
   else return line(0);
 }
 
-/// Inputs 4i..4i+3 of a unit, u8, biased by zero_point<C>.
+/// Inputs 4i..4i+3, u8, biased by zero_point<C>, of a unit that is this one line.
+template <Codec C>
+KLENS_INLINE v16i u8_of(v16i line, int i) {
+  if constexpr (C == Codec::i8) return line;
+  else return move_bits(line, code_at<C>(i), 0) & splat_i(every_byte((1 << bits_of(C)) - 1));
+}
+
+/// The same of any unit.
 template <Codec C>
 KLENS_INLINE v16i u8_line(const unsigned char* unit, int i) {
   static_assert(is_integer(C));
   const v16i four = codes<C, true>(unit, i);
-  if constexpr (C == Codec::i8 || codec_unit<C>.lines > 1) return four;
-  else return move_bits(four, code_at<C>(i), 0) & splat_i(every_byte((1 << bits_of(C)) - 1));
+  if constexpr (codec_unit<C>.lines > 1) return four;
+  else return u8_of<C>(four, i);
 }
 
-/// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute. Else without a
-/// conversion: the code becomes the low mantissa bits of 2^(23 - bit), and that plus the zero point is subtracted. Zen
-/// 4, 16 weights with their fma: 1.6 cycles by table, 2.0 so, 3.0 by shift, mask, convert and subtract.
+/// float(q) of the code at bit `at` of every dword, at + bits <= 23, without a conversion: it becomes the low mantissa
+/// bits of 2^(23 - at), and that plus the zero point is subtracted.
+template <Codec C>
+KLENS_INLINE v16f float_at(v16i v, int at) {
+  return from_bits(masked_or(v, ((1 << bits_of(C)) - 1) << at, (150 - at) << 23)) -
+      splat(float(1 << (23 - at)) + float(zero_point<C>));
+}
+
+/// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute; else float_at. Zen 4,
+/// 16 weights with their fma, cycles in a loop on registers of 512 bits: by table of 16 1.62, of 32 1.99 with or without
+/// a shift, float_at 2.0, behind a shift 2.4; shift, mask, convert and subtract 3.0.
 template <Codec C>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
-  if constexpr (C == Codec::i2 && by_table<C>)
+  const int at = 8 * j + code_at<C>(i);
+  if constexpr (by_table<C> && is_integer(C) && vector_registers == 16) {
+    return from_bits(lookup8(bits(levels.table), move_bits(codes, at, 0)));
+  } else if constexpr (C == Codec::i2 && by_table<C>) {
     return lookup16(i % 2 == 0 ? levels.table : levels.upper, codes, 8 * j + 4 * (i / 2));
-  else if constexpr (by_table<C>) return lookup16(levels.table, codes, 8 * j + code_at<C>(i));
-  else {
-    // 32 registers hold the constants of two positions, of bytes 0 and 1, which saves a shift; 16 those of one.
-    const int at = vector_registers == 32 ? 8 * (j % 2) + code_at<C>(i) : 0;
-    const v16i v = move_bits(codes, 8 * j + code_at<C>(i), at);
-    const std::int32_t exponent = (150 - at) << 23;
-    return from_bits(masked_or(v, ((1 << bits_of(C)) - 1) << at, exponent)) -
-        splat(float(1 << (23 - at)) + float(zero_point<C>));
+#if defined(KLENS_HAS_AVX512)
+  } else if constexpr (C == Codec::i5) {
+    return lookup32(levels.table, levels.upper, codes, at);
+  } else if constexpr (C == Codec::i4) {
+    // Two in eight without table or shift: permutations, shifts and fma each have two ports of four (1.70 to 1.63 cycles).
+    return i == 0 && (j == 1 || j == 2) ? float_at<C>(codes, at) : lookup16(levels.table, codes, at);
+#endif
+  } else if constexpr (by_table<C>) {
+    return lookup16(levels.table, codes, at);
+  } else {
+    // 32 registers hold the constants of the positions below bit 23, which saves most shifts; 16 those of one.
+    const int kept = vector_registers < 32 ? 0 : bits_of(C) <= 6 ? 8 * (j % 3) : 8 * (j % 2);
+    return float_at<C>(move_bits(codes, at, kept), kept);
   }
 }
+
+#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
+/// Four inputs of two panels on 16 registers: acc[p] = fma(float(q), x[j], acc[p]), j = 0..3, for codes at bit 0 of each
+/// byte. The instructions of float_at at bits 0 and 8, in the order in which they run: two panels are four chains and
+/// hide the fma; from intrinsics gcc 12 spills 60 times in 128 products. Zen 4, w6, 16 weights: 3.5 cycles; one panel by
+/// intrinsics 4.2.
+template <Codec C>
+struct CodeSteps {
+  struct alignas(32) Lanes { std::uint32_t of[8]; };
+  static constexpr Lanes every(std::uint32_t bits) {
+    Lanes t{};
+    for (std::uint32_t& lane : t.of) lane = bits;
+    return t;
+  }
+  static constexpr int code_mask = (1 << bits_of(C)) - 1;
+  static constexpr Lanes mask8 = every(code_mask << 8);
+  static constexpr Lanes zero0 = every(std::bit_cast<std::uint32_t>(float(1 << 23) + float(zero_point<C>)));
+  static constexpr Lanes zero8 = every(std::bit_cast<std::uint32_t>(float(1 << 15) + float(zero_point<C>)));
+  __m256i mask0 = _mm256_set1_epi32(code_mask);
+  __m256i exponent0 = _mm256_set1_epi32(150 << 23), exponent8 = _mm256_set1_epi32(142 << 23);
+
+  KLENS_INLINE void operator()(v16f (&acc)[2], v16i codes0, v16i codes1, const float* x) const {
+    __m256 a0 = simd::reg(acc[0].a), a1 = simd::reg(acc[0].b), a2 = simd::reg(acc[1].a), a3 = simd::reg(acc[1].b), w, b;
+    __m256i c0 = simd::reg(codes0.a), c1 = simd::reg(codes0.b), c2 = simd::reg(codes1.a), c3 = simd::reg(codes1.b);
+#define KLENS_STEP(r, at)                                                                                            \
+  "vpand %[m" #at "], %[c" #r "], %[w]\n vpor %[e" #at "], %[w], %[w]\n vsubps %[z" #at "], %[w], %[w]\n"             \
+  "vfmadd231ps %[b], %[w], %[a" #r "]\n"
+#define KLENS_STEPS(j, at)                                                                                           \
+  "vbroadcastss %[x" #j "], %[b]\n" KLENS_STEP(0, at) KLENS_STEP(1, at) KLENS_STEP(2, at) KLENS_STEP(3, at)
+    asm(KLENS_STEPS(0, 0) KLENS_STEPS(1, 8)
+        "vpsrld $16, %[c0], %[c0]\n vpsrld $16, %[c1], %[c1]\n vpsrld $16, %[c2], %[c2]\n vpsrld $16, %[c3], %[c3]\n"
+        KLENS_STEPS(2, 0) KLENS_STEPS(3, 8)
+        : [a0] "+x"(a0), [a1] "+x"(a1), [a2] "+x"(a2), [a3] "+x"(a3), [c0] "+x"(c0), [c1] "+x"(c1), [c2] "+x"(c2),
+          [c3] "+x"(c3), [w] "=&x"(w), [b] "=&x"(b)
+        : [m0] "x"(mask0), [m8] "m"(mask8), [e0] "x"(exponent0), [e8] "x"(exponent8), [z0] "m"(zero0), [z8] "m"(zero8),
+          [x0] "m"(x[0]), [x1] "m"(x[1]), [x2] "m"(x[2]), [x3] "m"(x[3]));
+#undef KLENS_STEPS
+#undef KLENS_STEP
+    acc[0] = simd::lanes_f(a0, a1), acc[1] = simd::lanes_f(a2, a3);
+  }
+};
+#endif
 
 /// Input k of a unit of a float codec.
 template <Codec C>
@@ -116,7 +193,8 @@ KLENS_INLINE v16f value(const unsigned char* unit, int k) {
   if constexpr (C == Codec::f32) return load(reinterpret_cast<const float*>(unit));
   else if constexpr (C == Codec::f16) return load_half(reinterpret_cast<const half*>(unit) + 16 * k);
   else {
-    const v16i pair = load_line(unit);
+    // AVX-512: hot GEMV 94 us for 8 MB from L3, read for each of the two 123 (Zen 4). 16 registers would spill: 165.
+    const v16i pair = vector_registers == 32 ? load_line_once(unit) : load_line(unit);
     return from_bits(k == 0 ? shl(pair, 16) : pair & splat_i(std::int32_t(0xffff0000u)));
   }
 }
