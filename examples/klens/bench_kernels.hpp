@@ -168,10 +168,10 @@ class LinearBench {
   /// body(begin, end, thread) over the panels, in the tasks of the decoder.
   template <class Body>
   void panels(const Team& team, const Body& body) const {
-    const int tasks =
-        linear_tasks(team.threads, tokens_, layout_.panels, bytes(), std::int64_t(rows_) * cols_ * tokens_);
-    for_each(team, tasks, [&](int i, int thread) {
-      const Share share = share_of(int(layout_.panels), i, tasks);
+    LinearDeal deal;
+    deal_out(deal, team.threads, tokens_, layout_.panels, bytes(), std::int64_t(rows_) * cols_ * tokens_);
+    for_each(team, deal.deal.tasks, [&](int i, int thread) {
+      const Share share = share_of(deal, int(layout_.panels), i);
       if (share.begin < share.end) body(share.begin, share.end, thread);
     });
   }

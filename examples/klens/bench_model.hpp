@@ -38,9 +38,10 @@ class WeightWalk {
       if (model.components()[std::size_t(c)].role == Role::embedding && !model.shape().tied_head) continue;
       const PackedMatrix& w = model.weights(c);
       const PackedLayout l = layout_of(w.precision, w.rows, w.cols);
-      const int tasks = linear_tasks(threads, 1, l.panels, model.component_bytes(c), std::int64_t(w.rows) * w.cols);
-      for (int i = 0; i < tasks; ++i) {
-        const Share s = share_of(int(l.panels), i, tasks);
+      LinearDeal deal;
+      deal_out(deal, threads, 1, l.panels, model.component_bytes(c), std::int64_t(w.rows) * w.cols);
+      for (int i = 0; i < deal.deal.tasks; ++i) {
+        const Share s = share_of(deal, int(l.panels), i);
         put(w.lines + s.begin * l.panel_bytes, (s.end - s.begin) * l.panel_bytes);
         if (w.scales != nullptr)
           put(static_cast<const unsigned char*>(w.scales) + s.begin * l.scale_panel_bytes,

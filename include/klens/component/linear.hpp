@@ -104,10 +104,11 @@ class Linear {
     LinearArgs a;
     a.w = matrix_, a.x = rounded(tokens), a.tokens = tokens, a.bias = bias_.data(), a.y = y_.data(), a.y_stride = out_stride_;
     const std::int64_t panels = out_stride_ / lanes, weights = std::int64_t(rows()) * cols();
-    const int tasks = linear_tasks(team_.threads, tokens, panels, weights * P.weight_bits / 8, weights * tokens);
-    for_each(team_, tasks, [&](int i, int thread) {
+    LinearDeal deal;
+    deal_out(deal, team_.threads, tokens, panels, weights * P.weight_bits / 8, weights * tokens);
+    for_each(team_, deal.deal.tasks, [&](int i, int thread) {
       LinearArgs part = a;
-      const Share share = share_of(int(panels), i, tasks);
+      const Share share = share_of(deal, int(panels), i);
       if (share.begin == share.end) return;
       part.begin = share.begin, part.end = share.end;
       if (scratch_.size() != 0) part.scratch = scratch_.data() + thread * linear_scratch_bytes;

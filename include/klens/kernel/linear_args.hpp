@@ -3,6 +3,7 @@
 #pragma once
 
 #include <klens/core/half.hpp>
+#include <klens/core/team.hpp>
 #include <klens/format/dline.hpp>
 
 namespace klens {
@@ -62,24 +63,36 @@ inline constexpr int gemm_k_block = 512;                    // inputs expanded a
 inline constexpr std::int64_t linear_scratch_bytes = 512 << 10;
 
 /// How callers cut linears into tasks for threads: by panels, never by inputs. A task is worth `linear_grain`
-/// multiply-adds, or, for a few tokens, `linear_bytes_grain` bytes of weights: 3 us of memory beside the 0.1 us of
+/// multiply-adds, or, for a few tokens, `linear_bytes_grain` bytes of weights: 1.5 us of memory beside the 0.1 us of
 /// handing a task over.
 inline constexpr int linear_grain = 32768;
-inline constexpr int linear_bytes_grain = 65536;
+inline constexpr int linear_bytes_grain = 32768;
 
-/// Tasks for linears of `bytes` of weights in all, the largest of `panels`. Few tokens: up to 16 per thread, so that
-/// unequal cores end together; many: 4, as each task streams the rows of x once.
-KLENS_INLINE constexpr int linear_tasks(int threads, int tokens, std::int64_t panels, std::int64_t bytes,
-                                        std::int64_t multiply_adds) {
-  if (threads <= 1) return 1;
-  const bool few = tokens <= gemv_tokens;
-  const std::int64_t worth = few ? bytes / linear_bytes_grain : multiply_adds / linear_grain;
-  const std::int64_t most = threads * (few ? 16 : 4), fours = div_up(panels, 4), tasks = worth < most ? worth : most;
-  return int(tasks < 1 ? 1 : tasks < fours ? tasks : fours);
+/// Tasks of linears of which the largest has `panels`: units of `unit` panels, as kernels take them, two where there are few.
+struct LinearDeal { int panels, unit; Deal deal; };
+
+/// `bytes` of weights and `multiply_adds` of all of them. Where there is not work for two tasks a thread, equal ones.
+KLENS_INLINE void deal_out(LinearDeal& d, int threads, int tokens, std::int64_t panels, std::int64_t bytes, std::int64_t multiply_adds) {
+  d.panels = int(panels), d.unit = panels < 8 * threads ? 2 : 4;
+  while (panels > 65535 * std::int64_t(d.unit)) d.unit *= 2;
+  const int units = int(div_up(panels, d.unit));
+  const std::int64_t worth = tokens <= gemv_tokens ? bytes / linear_bytes_grain : multiply_adds / linear_grain;
+  const std::int64_t equal = threads <= 1 || worth <= 1 ? 1 : worth < threads ? worth : threads;
+  deal_out(d.deal, threads, units, int(div_up(units, worth < 2 * threads || threads <= 1 ? equal : worth)));
 }
 
-/// Share i of `count` of a matrix, a range of panels: in fours, as kernels take them. May be empty.
+/// Task i of a matrix of at most d.panels: the same columns of matrices of as many. May be empty.
 struct Share { int begin, end; };
+KLENS_INLINE constexpr Share share_of(const LinearDeal& d, int panels, int i) {
+  const auto at = [&](int j) KLENS_INLINE_LAMBDA {
+    if (j == d.deal.tasks) return panels;
+    const int begin = d.deal.begin[j] * d.unit;
+    return panels == d.panels ? begin : int(std::int64_t(panels) * begin / d.panels) / d.unit * d.unit;
+  };
+  return {at(i), at(i + 1)};
+}
+
+/// Share i of `count` equal ones, in fours. May be empty.
 KLENS_INLINE constexpr Share share_of(int panels, int i, int count) {
   const int begin = int(std::int64_t(panels) * i / count) & ~3, end = int(std::int64_t(panels) * (i + 1) / count) & ~3;
   return {begin, i + 1 == count ? panels : end};

@@ -98,24 +98,26 @@ struct TableOps {
 
 namespace decoder {
 
-/// body(begin, end, thread) over [0, items), in blocks of at least `grain`; four blocks per thread even out unequal cores.
+/// body(begin, end, thread) over [0, items), in blocks of whole `grain`s (core/team.hpp, Deal).
 template <class Body>
 KLENS_INLINE void split(const Team& team, int items, int grain, const Body& body) {
   if (team.threads <= 1 || items <= grain) {
     if (items > 0) body(0, items, 0);
     return;
   }
-  const int share = int(div_up(items, team.threads * 4)), block = share > grain ? share : grain;
-  for_each(team, int(div_up(items, block)), [&](int i, int thread) {
-    const int begin = i * block, end = begin + block;
-    body(begin, end < items ? end : items, thread);
+  while (items > 65535 * std::int64_t(grain)) grain *= 2;
+  Deal deal;
+  deal_out(deal, team.threads, int(div_up(items, grain)), 1);
+  for_each(team, deal.tasks, [&](int i, int thread) {
+    const int end = deal.begin[i + 1] * grain;
+    body(deal.begin[i] * grain, end < items ? end : items, thread);
   });
 }
 
 inline constexpr int token_grain = 8;  // tokens per block of the row-wise kernels: some 10 us of work
 
 /// Groups of 16 channels per block of a convolution: one block per thread, since its tiles walk along rows (narrow blocks of two
-/// threads took as long as one thread).
+/// threads took as long as one thread). One token: one thread (two: 3 us for 1.0 hot; in a model no difference).
 KLENS_INLINE int conv_grain(int groups, const Pass& pass) {
   return pass.tokens >= token_grain ? int(div_up(groups, pass.team.threads)) : groups;
 }
@@ -227,13 +229,14 @@ KLENS_INLINE void project_together(const Ops& ops, const Pass& pass, Layer l, In
     return a;
   };
   const LinearArgs args[] = {args_of(targets, ops.precision(l, R, *targets.site))...};
-  const int tasks = linear_tasks(pass.team.threads, pass.tokens, panels, bytes, outputs * in.cols * pass.tokens);
+  LinearDeal deal;
+  deal_out(deal, pass.team.threads, pass.tokens, panels, bytes, outputs * in.cols * pass.tokens);
   float* scratch = pass.work->base + pass.work->at.linear_scratch;
-  for_each(pass.team, tasks, [&](int i, int thread) {
+  for_each(pass.team, deal.deal.tasks, [&](int i, int thread) {
     const LinearArgs* a = args;
     const auto one = [&](auto role, const SiteView& site) KLENS_INLINE_LAMBDA {
       LinearArgs part = *a++;
-      const Share share = share_of(int(div_up(site.w.rows, lanes)), i, tasks);
+      const Share share = share_of(deal, int(div_up(site.w.rows, lanes)), i);
       part.begin = share.begin, part.end = share.end, part.scratch = scratch + thread * (linear_scratch_bytes / 4);
       if (share.begin < share.end) ops.linear(l, role, site, part);
     };
@@ -270,10 +273,11 @@ KLENS_INLINE void project_rows(const Ops& ops, const Pass& pass, Layer l, Input&
   if (site.scale != nullptr) a.epilogue = &scaled;
   const int begin = first / lanes, panels = int(div_up(first + rows, lanes)) - begin;
   const std::int64_t values = std::int64_t(rows) * site.w.cols;
-  const int tasks = linear_tasks(pass.team.threads, pass.tokens, panels, values * p.weight_bits / 8, values * pass.tokens);
+  LinearDeal deal;
+  deal_out(deal, pass.team.threads, pass.tokens, panels, values * p.weight_bits / 8, values * pass.tokens);
   float* scratch = pass.work->base + pass.work->at.linear_scratch;
-  for_each(pass.team, tasks, [&](int i, int thread) {
-    const Share share = share_of(panels, i, tasks);
+  for_each(pass.team, deal.deal.tasks, [&](int i, int thread) {
+    const Share share = share_of(deal, panels, i);
     LinearArgs part = a;
     part.begin = begin + share.begin, part.end = begin + share.end, part.scratch = scratch + thread * (linear_scratch_bytes / 4);
     if (share.begin < share.end) ops.linear(l, R, site, part);
@@ -556,7 +560,7 @@ template <class Ops, class ArgsOf>
 KLENS_INLINE void split_ssd(const Ops& ops, const Pass& pass, const ArgsOf& args_of) {
   const Shape& s = ops.shape();
   const int items = s.ssm_heads * int(div_up(s.inner / s.ssm_heads, lanes));
-  decoder::split(pass.team, items, pass.tokens >= decoder::token_grain ? 1 : 8, [&](int begin, int end, int) {
+  decoder::split(pass.team, items, pass.tokens >= decoder::token_grain ? 2 : 8, [&](int begin, int end, int) {   // pairs: tiles
     for (int i = 0; i < pass.span_count; ++i) {
       SsdArgs a = args_of(pass.spans[i]);
       a.begin = begin, a.end = end;
