@@ -164,7 +164,7 @@ template <State F>
 KLENS_INLINE void mix_partition(const Item& x, int row, int rows, int base, const Range* range) {
   const int vectors = int(div_up(x.v_dim, lanes));
   for (int i = 0; i < rows; ++i)
-    for (int c = 0; c < vectors; ++c) store(x.o + i * o_stride + c * lanes, zero());
+    for (int c = 0; c < round_up(vectors, 2); ++c) store(x.o + i * o_stride + c * lanes, zero());
   Mix m;
   m.v = x.v + base * x.row_bytes, m.row_bytes = x.row_bytes, m.o = x.o;
   m.p = x.score + row * score_stride, m.first = 0, m.count = vectors, m.begin = m.end = 0;

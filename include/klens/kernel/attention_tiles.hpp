@@ -26,6 +26,14 @@ KLENS_INLINE v16f load_cells(const unsigned char* p) {
   else return to_float(load_i8(reinterpret_cast<const std::int8_t*>(p)));
 }
 
+/// The same of one register.
+template <State F>
+KLENS_INLINE part load_part_of(const unsigned char* p) {
+  if constexpr (F == State::f32) return load_part(reinterpret_cast<const float*>(p));
+  else if constexpr (F == State::f16) return load_part(reinterpret_cast<const half*>(p));
+  else return load_part(reinterpret_cast<const std::int8_t*>(p));
+}
+
 #if defined(KLENS_HAS_AVX512)
 inline constexpr int most_rows = 8;
 template <int M>
@@ -40,6 +48,7 @@ template <int M>
 inline constexpr int blocks_of = 1;
 #endif
 
+inline constexpr int parts = lanes / part_lanes;
 inline constexpr int q_stride = attention_row_stride, o_stride = attention_row_stride;
 inline constexpr int score_stride = attention_score_stride;
 static_assert(most_rows <= attention_tile_rows);
@@ -60,11 +69,15 @@ inline constexpr int strip_rows = attention_partition;
 inline constexpr int strip_rows = 64;
 #endif
 
-/// Vectors of V side by side. f32 of more than 4 heads on 512 bits: 2 instead of 4. Half a row of 128 columns at a time,
-/// 8192 positions took 1.1 to 1.4 times as long, the longer the less of them L3 held; from a cache both take the same.
+/// Registers of V side by side: as many chains as hide an FMA's 4 cycles. Parts of 16 lanes, since 3 rows on 256 bits take two
+/// vectors, 12 chains, only where half a vector at a time is read (83 to 91 % of the FMA peak, with one vector 72). s4: an even
+/// number. f32 of more than 4 heads on 512 bits: 2 instead of 4. Half a row of 128 columns at a time, 8192 positions took 1.1
+/// to 1.4 times as long, the longer the less of them L3 held; from a cache both take the same.
 template <State F, int M>
-inline constexpr int columns_of =
-    F == State::s4 || (F == State::f32 && M > 4) ? (blocks_of<M> < 2 ? 1 : 2) : blocks_of<M>;
+inline constexpr int columns_of = F == State::s4              ? (blocks_of<M> > 1 ? 2 * parts : 2)
+                                  : F == State::f32 && M > 4 && blocks_of<M> > 2 ? 2
+                                  : parts > 1 && M == 3       ? 4
+                                                              : blocks_of<M> * parts;
 
 /// f(integer constant M) for M = rows, 1 to most_rows.
 template <class F>
@@ -160,6 +173,26 @@ KLENS_NOINLINE void score_strip(const Strip& s) {
   }
 }
 
+/// sum[i][j] += value(j) * x[i * stride], each value and each x loaded once: the fewer of both stay in registers.
+template <int M, int H, class Value>
+KLENS_INLINE void fma_tile(part (&sum)[M][H], const float* x, std::int64_t stride, const Value& value) {
+  if constexpr (M < H) {
+    part each[M];
+    unroll<M>([&](int i) KLENS_INLINE_LAMBDA { each[i] = splat_part(x[i * stride]); });
+    unroll<H>([&](int j) KLENS_INLINE_LAMBDA {
+      const part v = value(j);
+      unroll<M>([&](int i) KLENS_INLINE_LAMBDA { fma_tied(sum[i][j], v, each[i]); });
+    });
+  } else {
+    part v[H];
+    unroll<H>([&](int j) KLENS_INLINE_LAMBDA { v[j] = value(j); });
+    unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+      const part each = splat_part(x[i * stride]);
+      unroll<H>([&](int j) KLENS_INLINE_LAMBDA { fma_tied(sum[i][j], v[j], each); });
+    });
+  }
+}
+
 /// Some positions, visible to all of M rows, and vectors of 16 columns.
 struct Mix {
   const float* p;              // [M][score_stride], slot 0 of the partition
@@ -170,51 +203,49 @@ struct Mix {
   int first, count;            // vectors of columns
 };
 
+/// Registers first .. of x.count vectors. s4: low nibbles are a group's first vector, high ones its second, so that a
+/// tile's registers come in pairs from the same bytes.
+template <State F, int M>
+KLENS_INLINE void mix_tile(const Mix& x, int first) {
+  constexpr int H = columns_of<F, M>;
+  constexpr int part_bytes = part_lanes * bits_of(F) / 8;
+  [[maybe_unused]] const NibbleValues nibbles;
+  const std::int64_t ahead = rows_ahead * x.row_bytes;
+  const unsigned char* const rows = x.v + x.begin * x.row_bytes;
+  const unsigned char* v[H];
+  int column[H];
+  unroll<H>([&](int j) KLENS_INLINE_LAMBDA {
+    if constexpr (F == State::s4) {
+      const int pair = (first + j) / 2, block = pair / parts, low = pair % parts;
+      column[j] = (x.first + block * 2 + j % 2) * lanes + low * part_lanes;
+      v[j] = rows + (x.first / 2 + block) * lanes + low * part_lanes;
+    } else {   // a tile of whole vectors: both halves by one pointer
+      const int at = x.first + least(first / parts + j / parts, x.count - 1);
+      column[j] = at * lanes + j % parts * part_lanes, v[j] = rows + at * parts * part_bytes + j % parts * part_bytes;
+    }
+  });
+  part sum[M][H];
+  unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+    unroll<H>([&](int j) KLENS_INLINE_LAMBDA { sum[i][j] = load_part(x.o + i * o_stride + column[j]); });
+  });
+  const float* p = x.p;
+  for (int t = x.begin; t < x.end; ++t) {
+    unroll<(H * part_bytes + 63) / 64>([&](int i) KLENS_INLINE_LAMBDA { prefetch_l2(v[0] + ahead + i * 64); });
+    fma_tile<M, H>(sum, p + t, score_stride, [&](int j) KLENS_INLINE_LAMBDA {
+      if constexpr (F == State::s4) return j % 2 == 0 ? low_part(v[j], nibbles) : high_part(v[j - 1], nibbles);
+      else return load_part_of<F>(v[j]);
+    });
+    unroll<H>([&](int j) KLENS_INLINE_LAMBDA { v[j] += x.row_bytes; });
+  }
+  unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
+    unroll<H>([&](int j) KLENS_INLINE_LAMBDA { store_part(x.o + i * o_stride + column[j], sum[i][j]); });
+  });
+}
+
 template <State F, int M>
 KLENS_NOINLINE void mix(const Mix& x) {
-  constexpr int C = columns_of<F, M>;  // s4: a group of 32 columns at a time
-  constexpr int vector_bytes = lanes * bits_of(F) / 8;
-  [[maybe_unused]] const NibbleValues nibbles;
-  const int last = x.first + x.count - 1;
-  const std::int64_t ahead = rows_ahead * x.row_bytes;
-  for (int c = x.first; c <= last; c += C) {
-    const auto column = [&](int j) KLENS_INLINE_LAMBDA { return least(c + j, last); };
-    v16f sum[M][C];
-    unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
-      unroll<C>([&](int j) KLENS_INLINE_LAMBDA { sum[i][j] = load(x.o + i * o_stride + column(j) * lanes); });
-    });
-    const unsigned char* v[C];
-    unroll<C>([&](int j) KLENS_INLINE_LAMBDA {
-      // s4: two vectors lie in the same 16 bytes; a pair that hangs over the end lies there too, as zeros.
-      const int at = F == State::s4 ? (C == 1 ? c : least(c + j / 2 * 2, last)) / 2 * lanes : column(j) * vector_bytes;
-      v[j] = x.v + x.begin * x.row_bytes + at;
-    });
-    const float* p = x.p;
-    for (int t = x.begin; t < x.end; ++t) {
-      v16f value[C];
-      if constexpr (F == State::s4 && C == 1) {
-        value[0] = load_nibble(v[0], (c & 1) != 0);
-      } else if constexpr (F == State::s4) {
-        unroll<C / 2>([&](int j) KLENS_INLINE_LAMBDA {
-          const Nibbles two = load_nibbles(v[2 * j], nibbles);
-          value[2 * j] = two.low, value[2 * j + 1] = two.high;
-        });
-      } else {
-        unroll<C>([&](int j) KLENS_INLINE_LAMBDA { value[j] = load_cells<F>(v[j]); });
-      }
-      unroll<(C * vector_bytes + 63) / 64>([&](int i) KLENS_INLINE_LAMBDA { prefetch_l2(v[0] + ahead + i * 64); });
-      unroll<C>([&](int j) KLENS_INLINE_LAMBDA { v[j] += x.row_bytes; });
-      unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
-        const v16f each = splat(p[i * score_stride + t]);
-        unroll<C>([&](int j) KLENS_INLINE_LAMBDA { fma_tied(sum[i][j], value[j], each); });
-      });
-    }
-    unroll<M>([&](int i) KLENS_INLINE_LAMBDA {
-      unroll<C>([&](int j) KLENS_INLINE_LAMBDA {
-        if (F != State::s4 || c + j <= last) store(x.o + i * o_stride + column(j) * lanes, sum[i][j]);
-      });
-    });
-  }
+  const int vectors = F == State::s4 ? (x.count + 1) / 2 * 2 : x.count;   // a pair may hang over the end: zeros in V
+  for (int first = 0; first < vectors * parts; first += columns_of<F, M>) mix_tile<F, M>(x, first);
 }
 
 }  // namespace attention_detail

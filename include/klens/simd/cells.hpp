@@ -1,7 +1,8 @@
 // Numbers of s4 as floats, and the multiply-add of attention's register tiles.
 //
 //   load_nibbles(p, of)   32 numbers of s4 in 16 bytes: the low nibbles, then the high ones, in [-8, 7]
-//   load_nibble(p, odd)   the low 16 of them, or the high
+//   part                  what one register holds of 16 lanes: half of them on 256 bits. load_part, store_part, splat_part
+//   low_part, high_part   of bytes of s4, as load_nibbles
 //   prefetch_l2(p)        the line of p to L2, whatever p is. Assembly: gcc 12 takes a lambda of nothing but
 //                         __builtin_prefetch for one without effect, and drops the call
 //   fma_tied(acc, a, b)   acc = fma(a, b, acc), with the accumulator's register tied: see simd/dot.hpp
@@ -29,10 +30,6 @@ KLENS_INLINE Nibbles load_nibbles(const unsigned char* p, [[maybe_unused]] const
 #endif
 }
 
-KLENS_INLINE v16f load_nibble(const unsigned char* p, bool odd) {
-  return to_float(sar(shl(load_i8(reinterpret_cast<const std::int8_t*>(p)), odd ? 24 : 28), 28));
-}
-
 KLENS_INLINE void prefetch_l2(const void* p) {
   asm volatile("prefetcht1 %0" : : "m"(*static_cast<const unsigned char*>(p)));
 }
@@ -52,6 +49,39 @@ KLENS_INLINE void fma_tied(v16f& acc, v16f a, v16f b) {
 }
 #else
 KLENS_NOINLINE inline void fma_tied(v16f& acc, const v16f& a, const v16f& b) { acc = fma(a, b, acc); }
+#endif
+
+#if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
+struct part { __m256 v; };
+inline constexpr int part_lanes = 8;
+
+KLENS_INLINE part load_part(const float* p) { return {_mm256_loadu_ps(p)}; }
+KLENS_INLINE part load_part(const half* p) { return {_mm256_cvtph_ps(simd::half_line(p, 0))}; }
+KLENS_INLINE part load_part(const std::int8_t* p) { return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(simd::quarter_line(p, 0)))}; }
+KLENS_INLINE part low_part(const unsigned char* p, const NibbleValues&) {
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_cvtepi8_epi32(simd::quarter_line(p, 0)), 28), 28))};
+}
+KLENS_INLINE part high_part(const unsigned char* p, const NibbleValues&) {
+  return {_mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_cvtepi8_epi32(simd::quarter_line(p, 0)), 4))};
+}
+KLENS_INLINE void store_part(float* p, part x) { _mm256_storeu_ps(p, x.v); }
+KLENS_INLINE part splat_part(float x) { return {_mm256_set1_ps(x)}; }
+KLENS_INLINE void fma_tied(part& acc, part a, part b) {
+  __m256 sum = acc.v;
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a.v), "x"(b.v));
+  acc.v = sum;
+}
+#else
+using part = v16f;
+inline constexpr int part_lanes = lanes;
+
+KLENS_INLINE part load_part(const float* p) { return load(p); }
+KLENS_INLINE part load_part(const half* p) { return load_half(p); }
+KLENS_INLINE part load_part(const std::int8_t* p) { return to_float(load_i8(p)); }
+KLENS_INLINE part low_part(const unsigned char* p, const NibbleValues& of) { return load_nibbles(p, of).low; }
+KLENS_INLINE part high_part(const unsigned char* p, const NibbleValues& of) { return load_nibbles(p, of).high; }
+KLENS_INLINE void store_part(float* p, part x) { store(p, x); }
+KLENS_INLINE part splat_part(float x) { return splat(x); }
 #endif
 
 }  // namespace klens::inline KLENS_NS
