@@ -129,9 +129,9 @@ KLENS_INLINE void conv_tile(const Conv1dArgs& a, std::int64_t first, int begin) 
   const int n = a.channels - first < lanes ? int(a.channels - first) : lanes;
   const auto take = [&](int t) KLENS_INLINE_LAMBDA { return load_upto(a.x + t * a.x_stride + first, n); };
   const auto put = [&](v16f (&y)[Tokens]) KLENS_INLINE_LAMBDA {
+    constexpr int k = Tokens % at_once == 0 ? at_once : 1;
     if (a.silu)  // one branch for all: between tokens it cost a reload of silu's constants for each, a fifth of the time
-#pragma GCC unroll 8
-      for (int t = 0; t < Tokens; ++t) y[t] = silu(y[t]);
+      unroll<Tokens / k>([&](int t) KLENS_INLINE_LAMBDA { silu<k>(y + t * k); });
     store_outputs(a, first, begin, y);
   };
   convolve_tile<Taps, S, Tokens>(a, first, begin, take, put);

@@ -37,7 +37,7 @@ KLENS_INLINE void requantize(const Epilogue& e, v16f v, std::int64_t token, std:
   const v16i q = quantize_detail::to_integers(v / splat(e.step), splat(127.0f));
   const std::int64_t at = token * e.q_stride + panel * lanes;
   if (e.q8 != nullptr) store_i8(e.q8 + at, q);
-  if (e.q16 != nullptr) quantize_detail::store_0213(e.q16 + at, q);
+  if (e.q16 != nullptr) store_0213(e.q16 + at, q);
   if (e.sums == nullptr) return;
   std::int32_t& sum = e.sums[token * (e.q_stride / row_unit) + panel / 2];
   sum = (panel % 2 == 0 ? 0 : sum) + sum_i(q);
