@@ -105,7 +105,7 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
     fetch_ahead<C, Dot::f32, Fold::carry, P, unit.lines>(c.at, c.panel_bytes, end - c.at);
 #if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
     if constexpr (has_codes<C> && !by_table<C> && T == 1 && P == 2) {
-      const CodeSteps<C> steps;
+      const CodeSteps<bits_of(C), zero_point<C>> steps;
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
         const auto of = [&](int p) KLENS_INLINE_LAMBDA {
           return move_bits(codes<C>(c.at + p * c.panel_bytes, i), code_at<C>(i), 0);

@@ -8,6 +8,7 @@
 //   fma_tied(acc, a, b)   acc = fma(a, b, acc), with the accumulator's register tied: see simd/dot.hpp
 #pragma once
 
+#include <klens/core/rows.hpp>
 #include <klens/simd/unpack.hpp>
 #include <klens/simd/v16f.hpp>
 
