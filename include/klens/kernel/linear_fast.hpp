@@ -49,7 +49,7 @@ struct Block {
   float* sums;      // [R][P][16]
 };
 
-/// The micro-kernel. Rows are addressed as three per pointer, as in gemm.hpp.
+/// The micro-kernel. Rows are addressed as three per pointer, as in gemm_tile.hpp.
 template <int R, int P>
 KLENS_NOINLINE void multiply(const Block& b) {
   constexpr int bases = (R + 2) / 3;
@@ -65,7 +65,12 @@ KLENS_NOINLINE void multiply(const Block& b) {
     v16i line[P];
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { line[p] = load_line(w + p * b.panel_bytes); });
     unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
-      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { dot_bf16(acc[m][p], line[p], x[m / 3] + (m % 3) * stride); });
+      const bf16* const input = x[m / 3] + (m % 3) * stride;
+      const auto each = [&](auto in) KLENS_INLINE_LAMBDA {
+        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { dot_bf16(acc[m][p], line[p], in); });
+      };
+      if constexpr (P == 2) each(broadcast4(input));
+      else each(input);
     });
     unroll<bases>([&](int j) KLENS_INLINE_LAMBDA { x[j] += 2; });
   }
@@ -91,7 +96,7 @@ KLENS_INLINE void tiles(const LinearArgs& a, const LinearShape& s, int token) {
   for (; panel < a.end; ++panel) tile<C, R, 1>(a, s, token, panel);
 }
 
-/// Rows a multiple of 1 KB apart evict each other from L1 (gemm.hpp): such a tile is copied.
+/// Rows a multiple of 1 KB apart evict each other from L1 (gemm_tile.hpp): such a tile is copied.
 KLENS_INLINE Block without_conflicts(Block b, bf16* to) {
   if (b.stride * 2 % 1024 != 0) return b;
   for (int r = 0; r < most_rows; ++r)

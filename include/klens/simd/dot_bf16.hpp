@@ -6,11 +6,17 @@
 // vdpbf16ps rounds its two products' sums as the CPU likes and flushes denormals: not the bits of fma_step.
 #pragma once
 
-#include <klens/simd/v16f.hpp>
+#include <klens/simd/dot.hpp>
 
 namespace klens::inline KLENS_NS {
 
 #if defined(KLENS_HAS_BF16)
+/// x: broadcast4 of two inputs (dot.hpp).
+KLENS_INLINE void dot_bf16(v16f& acc, v16i w, v16i x) {
+  __m512 a = acc.v.data;
+  asm("vdpbf16ps %2, %1, %0" : "+v"(a) : "v"(w.v.data), "v"(x.v.data));
+  acc.v.data = a;
+}
 KLENS_INLINE void dot_bf16(v16f& acc, v16i w, const bf16* x) {
   __m512 a = acc.v.data;
   asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(a) : "v"(w.v.data), "m"(*reinterpret_cast<const bf16(*)[2]>(x)));
