@@ -112,19 +112,6 @@ KLENS_INLINE void group_starts(const ActRows& x, std::int64_t token, int tokens,
   }
 }
 
-/// What the end of a token's P panels reads and writes, fetched before its tile is multiplied. Rows lie kilobytes apart
-/// and a line or two of each are wanted, which no hardware sees coming.
-template <int P>
-KLENS_INLINE void fetch_rows(const LinearArgs& a, std::int64_t token, std::int64_t panel) {
-  const std::int64_t at = token * a.y_stride + panel * lanes;
-  const float* const gate = a.epilogue != nullptr ? a.epilogue->gate : nullptr;
-  unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-    if (a.y != nullptr) __builtin_prefetch(a.y + at + p * lanes, 1, 3);
-    if (a.residual != nullptr && a.residual != a.y) __builtin_prefetch(a.residual + at + p * lanes, 0, 3);
-    if (gate != nullptr) __builtin_prefetch(gate + token * a.epilogue->gate_stride + (panel + p) * lanes, 0, 3);
-  });
-}
-
 /// P panels from `panel` on, tokens [token, token + tokens).
 template <Codec C, DotKind D, Fold F, int P>
 KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, int tokens, int panel) {
@@ -159,17 +146,13 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
     b.starts = starts;
     if constexpr (needs_starts<kind> && F == Fold::scale)
       if (panel == a.begin || s.cols_padded > block) group_starts<C>(a.x, token, tokens, k, starts);
-    // The lines of the next block, or of the next panels' first, in equal parts by all tiles.
     const std::int64_t bytes = std::int64_t(depth / unit.inputs) * unit_bytes<C>;
-    const unsigned char* const next = last ? lines + P * s.panel_bytes : here + bytes;
-    const std::int64_t part = div_up(P * bytes, div_up(tokens, tile_tokens<kind, F>));
-    const std::int64_t step = div_up(part, div_up(depth, inputs_per_fetch<kind, F>));
-    b.next_step = int(step < line_bytes ? step : line_bytes);
-    std::int64_t fetched = 0;
+    LinesAhead ahead(last ? lines + P * s.panel_bytes : here + bytes, s.panel_bytes, P, bytes,
+                     int(div_up(tokens, tile_tokens<kind, F>)), int(div_up(depth, inputs_per_fetch<kind, F>)));
+    b.next_step = ahead.step;
     all_tokens<kind, F, P>(b, tokens,
         [&](int t, int n) KLENS_INLINE_LAMBDA {
-          b.next = P == 2 && fetched >= bytes ? next + s.panel_bytes + (fetched - bytes) : next + fetched;
-          fetched += part;
+          b.next = ahead.take();
           if (last)
             for (int i = 0; i < n; ++i) fetch_rows<P>(a, token + t + i, panel);
         },

@@ -23,7 +23,7 @@ namespace gemm_detail {
 /// Tile: 12 x 2 of 16 lanes fill 32 registers with accumulators (24) and two lines; half as many tokens where each has
 /// an accumulator of integers and one of floats. On 16 registers of 256 bits: 6 x 1 and 3 x 1.
 template <Dot K, Fold F>
-inline constexpr bool two_sums = (F == Fold::scale && K != Dot::f32) || K == Dot::u4;
+inline constexpr bool two_sums = (F == Fold::scale && (K != Dot::f32 || vector_registers == 32)) || K == Dot::u4;
 template <Dot K, Fold F>
 inline constexpr int tile_tokens = vector_registers == 0 ? 1 : vector_registers * 3 / (two_sums<K, F> ? 16 : 8);
 inline constexpr int tile_panels = vector_registers == 32 ? 2 : 1;

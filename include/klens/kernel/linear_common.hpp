@@ -63,4 +63,34 @@ KLENS_INLINE std::int32_t row_correction(const ActRows& x, std::int64_t token, i
   return std::int32_t(0u - std::uint32_t(zero_point<C>) * all);
 }
 
+/// The stored lines that the tiles of a block fetch into L2 while they multiply: `bytes` of each of one or two panels from
+/// `next` on, the next block's or the next panels'. Every tile takes an equal part, in `fetches` steps.
+struct LinesAhead {
+  const unsigned char* next;
+  std::int64_t panel_bytes, bytes, part, taken = 0;
+  int step;
+  KLENS_INLINE LinesAhead(const unsigned char* first, std::int64_t panel, int panels, std::int64_t each, int tiles, int fetches)
+      : next(first), panel_bytes(panel), bytes(each), part(div_up(panels * each, tiles)),
+        step(int(div_up(part, fetches) < line_bytes ? div_up(part, fetches) : line_bytes)) {}
+  /// Where the next tile's part begins.
+  KLENS_INLINE const unsigned char* take() {
+    const unsigned char* const at = taken < bytes ? next + taken : next + panel_bytes + (taken - bytes);
+    taken += part;
+    return at;
+  }
+};
+
+/// What the end of a token's P panels reads and writes, fetched before its tile is multiplied. Rows lie kilobytes apart
+/// and a line or two of each are wanted, which no hardware sees coming.
+template <int P>
+KLENS_INLINE void fetch_rows(const LinearArgs& a, std::int64_t token, std::int64_t panel) {
+  const std::int64_t at = token * a.y_stride + panel * lanes;
+  const float* const gate = a.epilogue != nullptr ? a.epilogue->gate : nullptr;
+  unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+    if (a.y != nullptr) __builtin_prefetch(a.y + at + p * lanes, 1, 3);
+    if (a.residual != nullptr && a.residual != a.y) __builtin_prefetch(a.residual + at + p * lanes, 0, 3);
+    if (gate != nullptr) __builtin_prefetch(gate + token * a.epilogue->gate_stride + (panel + p) * lanes, 0, 3);
+  });
+}
+
 }  // namespace klens::inline KLENS_NS

@@ -47,6 +47,8 @@ struct Block {
   int depth;
   bool first;       // else sums go on
   float* sums;      // [R][P][16]
+  const unsigned char* next;  // fetched meanwhile, next_step bytes on per line
+  int next_step;
 };
 
 /// The micro-kernel. Rows are addressed as three per pointer, as in gemm_tile.hpp.
@@ -60,8 +62,9 @@ KLENS_NOINLINE void multiply(const Block& b) {
   const bf16* x[bases];
   const std::int64_t stride = b.stride;
   unroll<bases>([&](int i) KLENS_INLINE_LAMBDA { x[i] = b.x + 3 * i * stride; });
-  const unsigned char* w = b.lines;
+  const unsigned char *w = b.lines, *next = b.next;
   for (int k = 0; k < b.depth; k += 2, w += line_bytes) {
+    __builtin_prefetch(next, 0, 2), next += b.next_step;
     v16i line[P];
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { line[p] = load_line(w + p * b.panel_bytes); });
     unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
@@ -84,7 +87,7 @@ template <Codec C, int R, int P>
 KLENS_INLINE void tile(const LinearArgs& a, const LinearShape& s, int token, int panel) {
   alignas(64) float sums[R * P * lanes];
   multiply<R, P>({a.w.lines + panel * s.panel_bytes, s.panel_bytes, a.x.rounded + token * a.x.stride, a.x.stride,
-                  s.cols_padded, true, sums});
+                  s.cols_padded, true, sums, a.w.lines + (panel + P) * s.panel_bytes, 0});
   for (int t = 0; t < R; ++t)
     for (int p = 0; p < P; ++p) finish<C>(a, s, load(sums + (t * P + p) * lanes), token + t, panel + p);
 }
@@ -113,21 +116,31 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
   float* sums = static_cast<float*>(a.scratch);
   bf16* copied = reinterpret_cast<bf16*>(static_cast<unsigned char*>(a.scratch) + sums_bytes);
   for (int k = 0; k < s.cols_padded; k += block_inputs) {
-    Block b{a.w.lines + panel * s.panel_bytes + std::int64_t(k / 2) * line_bytes, s.panel_bytes,
-            a.x.rounded + token * a.x.stride + k, a.x.stride,
-            s.cols_padded - k < block_inputs ? s.cols_padded - k : block_inputs, k == 0, sums};
-    int left = tokens;
-    const auto next = [&](int rows) KLENS_INLINE_LAMBDA {
-      b.x += rows * b.stride, b.sums += rows * P * lanes, left -= rows;
+    const int depth = s.cols_padded - k < block_inputs ? s.cols_padded - k : block_inputs;
+    const bool last = k + depth == s.cols_padded;
+    const std::int64_t bytes = std::int64_t(depth / 2) * line_bytes;
+    const unsigned char* const lines = a.w.lines + panel * s.panel_bytes;
+    const unsigned char* const here = lines + std::int64_t(k / 2) * line_bytes;
+    LinesAhead ahead(last ? lines + P * s.panel_bytes : here + bytes, s.panel_bytes, P, bytes,
+                     int(div_up(tokens, most_rows)), depth / 2);
+    Block b{here, s.panel_bytes, a.x.rounded + token * a.x.stride + k, a.x.stride, depth, k == 0, sums, nullptr, ahead.step};
+    int t = 0;
+    const auto tile = [&]<int R>(std::integral_constant<int, R>) KLENS_INLINE_LAMBDA {
+      b.next = ahead.take();
+      if (last)
+        for (int i = 0; i < R; ++i) fetch_rows<P>(a, token + t + i, panel);
+      multiply<R, P>(R == most_rows ? without_conflicts(b, copied) : b);
+      if (last)
+        for (int i = 0; i < R; ++i)
+          for (int p = 0; p < P; ++p) finish<C>(a, s, load(b.sums + (i * P + p) * lanes), token + t + i, panel + p);
+      b.x += R * b.stride, b.sums += R * P * lanes, t += R;
     };
-    while (left >= most_rows) multiply<most_rows, P>(without_conflicts(b, copied)), next(most_rows);
-    if (left >= 8) multiply<8, P>(b), next(8);
-    if (left >= 4) multiply<4, P>(b), next(4);
-    if (left >= 2) multiply<2, P>(b), next(2);
-    if (left >= 1) multiply<1, P>(b);
+    while (tokens - t >= most_rows) tile(std::integral_constant<int, most_rows>{});
+    if (tokens - t >= 8) tile(std::integral_constant<int, 8>{});
+    if (tokens - t >= 4) tile(std::integral_constant<int, 4>{});
+    if (tokens - t >= 2) tile(std::integral_constant<int, 2>{});
+    if (tokens - t >= 1) tile(std::integral_constant<int, 1>{});
   }
-  for (int t = 0; t < tokens; ++t)
-    for (int p = 0; p < P; ++p) finish<C>(a, s, load(sums + (t * P + p) * lanes), token + t, panel + p);
 }
 
 }  // namespace fast_detail
