@@ -1,5 +1,6 @@
 // Features from invented CPUID words: a feature counts only when the operating system saves its registers.
 #include <klens/isa/detect.hpp>
+#include <klens/isa/fetch.hpp>
 
 #include <doctest/doctest.h>
 
@@ -63,6 +64,15 @@ static_assert(!supports(features_of(without(5)), Level::avx2) && !supports(featu
 static_assert(supports(features_of(without(30)), Level::avx_vnni));
 
 }  // namespace
+
+TEST_CASE("weights are fetched far ahead on AMD from family 1Ah on") {
+  constexpr unsigned intel = 0x756e6547;
+  CHECK(stops_at_pages(signature_AMD_ebx, 0x00b00f21));        // Zen 5
+  CHECK(!stops_at_pages(signature_AMD_ebx, 0x00a10f11));       // Zen 4
+  CHECK(!stops_at_pages(signature_AMD_ebx, 0x00100f43));       // family 10h
+  CHECK(!stops_at_pages(intel, 0x000806f8));                   // Sapphire Rapids
+  CHECK(!stops_at_pages(intel, 0x00b00f21));
+}
 
 TEST_CASE("names of features and levels are distinct and round-trip") {
   for (int i = 0; i < feature_count; ++i)

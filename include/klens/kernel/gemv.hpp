@@ -6,12 +6,14 @@
 // several accumulators: the weights are one stream from front to back. Float chains must not be split: P of them in T
 // tokens hide the latency of the FMA. Bytes read: the panels once, T rows of x from L1.
 //
-// What the hardware prefetches is chosen by measurement (fetch_of). One stream of single lines needs no help (w8a8, Zen
-// 4: 99 % of a plain read without fetches, 75 to 92 % with them). Units of several lines are read out of order, and two
-// or four streams at a time are more than one: those fetch a little ahead. Beside group scales, a thin second stream
-// that is fetched 4 groups ahead, lines are fetched a page ahead: hardware prefetchers stop at pages.
+// What the hardware prefetches is chosen by measurement (fetch_of), for integers by CPU (isa/fetch.hpp). One stream of single
+// lines needs no help on Zen 4 (w8a8: 99 % of a plain read without fetches, 75 to 92 % with them), two pages ahead of it on
+// Zen 5. Units of several lines are read out of order, and two or four streams at a time are more than one: those fetch a
+// little ahead. Beside group scales, a thin second stream that is fetched 4 groups ahead, lines are fetched a page ahead or
+// more: hardware prefetchers stop at pages.
 #pragma once
 
+#include <klens/isa/fetch.hpp>
 #include <klens/kernel/linear_common.hpp>
 
 namespace klens::inline KLENS_NS {
@@ -31,11 +33,16 @@ inline constexpr Dot kind_of = D == DotKind::a8 && has_dot_u4 && is_integer(C) &
 /// Integers, share of a plain read: w4g32a8 4096 ahead 91 to 93 %, 0 77 to 83 % (to L2 75 %, whatever the distance); w6a8
 /// 2048 ahead 76 to 83 %, 512 or 768 64 to 82 %. w8 with groups has twice the lines per scale: 88 to 94 % without, 68 to
 /// 88 % with; groups of 128 as well (95, 88 %), so those have none (tile).
+/// Zen 5, us of 2048 x 2048 from DRAM with 0 (multi-line and groups: as above), 4096, 8192, 12288 ahead: w4a8 avx2 63, 53,
+/// 44, 41, avx512_vnni 51, 48, 41, 39; w6a8 89, 79, 69, 77; w4g32a8 56, 56, 46, 42; from L3 8192 costs up to 3 %, 12288 4.
+/// w8 gains at levels without 512-bit VNNI (w8a8 avx2 133, 117, 105), not at that one, on which Zen 4 runs (101, 107, 106).
+/// To L2 as well or instead: less. f32 rows: 8192 for L2 changes nothing, for f16 and bf16 it costs 7 to 10 %.
 struct Fetch { int near, far; };
-template <Codec C, Dot K, Fold F>
+template <Codec C, Dot K, Fold F, bool FarFetches = false>
 inline constexpr Fetch fetch_of =
     K == Dot::f32 && !has_codes<C>       ? Fetch{C == Codec::f32 ? 0 : 320, 0}
     : K == Dot::f32                      ? Fetch{codec_unit<C>.lines == 1 && vector_registers == 16 ? 0 : 1024, 3072}
+    : FarFetches                         ? Fetch{C == Codec::i8 && vector_registers == 32 && has_dot_u8 ? 0 : 8192, 0}
     : F == Fold::scale && C != Codec::i8 ? Fetch{4096, 0}
     : codec_unit<C>.lines == 1           ? Fetch{0, 0}
                                          : Fetch{2048, 0};
@@ -51,14 +58,30 @@ inline constexpr int most_tokens = vector_registers == 0                        
                                                                                               : 2;
 
 /// Panels of a tile of T tokens: integers need one; f32 lines arrive more slowly than an FMA takes, so two chains do.
+/// An FMA takes 4 cycles and Zen 5 begins two a cycle, whatever their width (Zen 4: two of 256 bits, one of 512): it wants
+/// 8 chains. Zen 5, 2048 x 2048 in L3, cycles per 16 weights of one token at 512 bits: w4 1.14 with 4 panels, 0.88 with 8,
+/// w2 1.10, 0.79 (from DRAM 1.15, 0.94; 1.10, 0.85); of two tokens w4 1.08 with 2 panels, 0.67 with 4, w6 1.24, 0.98. Eight
+/// panels of w8 are too many streams (from DRAM 6 % slower), of several lines each far too many (w6 1.48, 1.84; in L2 1.27,
+/// 1.21). w2 at 256 bits: 2.07 with 2, 1.73 with 3, each unpacked by itself: together, or 4, would spill.
+#if defined(__clang__)
+inline constexpr bool is_clang = true;  // 14: 2 stack accesses for 64 products of w4 in 8 panels
+#else
+inline constexpr bool is_clang = false;
+#endif
 template <Codec C, Dot K, int T>
 inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
-    : T == 4                                                         ? vector_registers / 16
-    : T == 2                                                         ? (vector_registers == 32 || is_float(C) ? 2 : 1)
-    : C == Codec::f32                                                ? 2
-    : vector_registers == 32 || is_float(C)                          ? 4
-    : clang_spills && C == Codec::i3                                 ? 1  // two: 4 stack accesses for 128 products
-                                                                     : 2;
+    : T == 4                                                   ? vector_registers / 16
+    : C == Codec::f32                                          ? 2
+    : T == 2                                                   ? (vector_registers == 32 ? 4 : is_float(C) ? 2 : 1)
+    : vector_registers == 32 && codec_unit<C>.lines == 1 && bits_of(C) <= 4 && !(is_clang && C == Codec::i4) ? 8
+    : vector_registers == 32 || is_float(C)                    ? 4
+    : C == Codec::i2 && !clang_spills                          ? 3
+    : clang_spills && C == Codec::i3                           ? 1  // two: 4 stack accesses for 128 products
+                                                               : 2;
+
+/// Panels of the tiles that take what fills no tile of P.
+template <int P>
+inline constexpr int rest_panels = P == 8 ? 4 : P == 3 ? 2 : 1;
 
 /// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; a group
 /// is short and groups overlap, so two do. Without VNNI the chain is an addition, and yet two of them are faster (Zen 4,
@@ -69,22 +92,23 @@ inline constexpr int parts = T == 4 || K == Dot::u4 ? 1
     : F == Fold::scale                              ? (T == 1 ? 2 : vector_registers / (8 * T))
                                                     : vector_registers / (8 * T);
 
-/// Fetches for the N lines that P streams will be at later; `left` bytes of each panel lie at and behind `at`, and the
-/// next tile goes on P panels later.
-template <Codec C, Dot K, Fold F, int P, int N>
-KLENS_INLINE void fetch_ahead(const unsigned char* at, std::int64_t panel_bytes, std::int64_t left) {
+/// What is added to a line's address to fetch it ahead of its use: `left` bytes of each of P panels lie there and behind,
+/// and the next tile goes on P panels later.
+struct Ahead { std::int64_t far, near; };
+template <Codec C, Dot K, Fold F, int P>
+KLENS_INLINE Ahead ahead_of([[maybe_unused]] std::int64_t panel_bytes, [[maybe_unused]] std::int64_t left) {
   constexpr Fetch f = fetch_of<C, K, F>;
   // Without a branch: gcc 12 would make two loops of one.
   const auto from = [&](int bytes) KLENS_INLINE_LAMBDA {
-    return at + bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
+    return bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
   };
-  [[maybe_unused]] const unsigned char *const far = from(f.far), *const near = from(f.near);
-  unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-    unroll<N>([&](int l) KLENS_INLINE_LAMBDA {
-      if constexpr (f.far > 0) __builtin_prefetch(far + p * panel_bytes + l * line_bytes, 0, 2);
-      if constexpr (f.near > 0) __builtin_prefetch(near + p * panel_bytes + l * line_bytes, 0, 3);
-    });
-  });
+  return {from(f.far), from(f.near)};
+}
+template <Codec C, Dot K, Fold F>
+KLENS_INLINE void fetch_line([[maybe_unused]] const unsigned char* line, [[maybe_unused]] const Ahead& ahead) {
+  constexpr Fetch f = fetch_of<C, K, F>;
+  if constexpr (f.far > 0) __builtin_prefetch(line + ahead.far, 0, 2);
+  if constexpr (f.near > 0) __builtin_prefetch(line + ahead.near, 0, 3);
 }
 
 /// Where a tile reads next; all of it advances with the inputs.
@@ -102,12 +126,22 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
   constexpr Unit unit = codec_unit<C>;
   [[maybe_unused]] const Levels<C> levels;
   for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs) {
-    fetch_ahead<C, Dot::f32, Fold::carry, P, unit.lines>(c.at, c.panel_bytes, end - c.at);
+    // Codes: a share of the lines at every step. All at once, six lines of four panels hold up the loads behind them (Zen 5,
+    // w6 from DRAM, 512 bits: 1.94 cycles per 16 weights, so 1.70). Floats have one line.
+    [[maybe_unused]] const Ahead ahead = ahead_of<C, Dot::f32, Fold::carry, P>(c.panel_bytes, end - c.at);
+    [[maybe_unused]] const auto fetch = [&](const unsigned char* panel, int step) KLENS_INLINE_LAMBDA {
+      unroll<unit.lines>([&](int l) KLENS_INLINE_LAMBDA {
+        if (l * (unit.inputs / 4) / unit.lines == step) fetch_line<C, Dot::f32, Fold::carry>(panel + l * line_bytes, ahead);
+      });
+    };
+    if constexpr (!has_codes<C>)
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fetch_line<C, Dot::f32, Fold::carry>(c.at + p * c.panel_bytes, ahead); });
 #if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_AVX512)
     if constexpr (has_codes<C> && !by_table<C> && T == 1 && P == 2) {
       const CodeSteps<bits_of(C), zero_point<C>> steps;
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
         const auto of = [&](int p) KLENS_INLINE_LAMBDA {
+          fetch(c.at + p * c.panel_bytes, i);
           return move_bits(codes<C>(c.at + p * c.panel_bytes, i), code_at<C>(i), 0);
         };
         const v16i first = of(0), second = of(1);
@@ -118,13 +152,23 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
 #endif
     if constexpr (has_codes<C>)
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
-        v16i packed[P];
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = codes<C>(c.at + p * c.panel_bytes, i); });
-        unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
-          unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-            packed[p] = after(acc[T - 1][(p + P - 1) % P], packed[p]);
-            const v16f w = float_of_code<C>(packed[p], levels, i, j);
-            unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + 4 * i + j); });
+        // gcc 12 would hold an address for each line of each panel, more than there are registers.
+        const unsigned char* panel = c.at;
+        constexpr int together = P == 3 ? 1 : P;
+        unroll<P / together>([&](int first) KLENS_INLINE_LAMBDA {
+          v16i packed[together];
+          unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
+            if constexpr (P > 1) panel = opaque(panel);
+            packed[p] = codes<C>(panel, i);
+            fetch(panel, i);
+            panel += c.panel_bytes;
+          });
+          unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+            unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
+              packed[p] = after(acc[T - 1][first + (p + together - 1) % together], packed[p]);
+              const v16f w = float_of_code<C>(packed[p], levels, i, j);
+              unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][first + p], w, c.x + t * c.stride + 4 * i + j); });
+            });
           });
         });
       });
@@ -176,7 +220,7 @@ KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
 /// The sum of `inputs` inputs, whole units and less than 32 only at the end of a row, with the zero point's correction:
 /// -zero point * sum of the inputs, 32 at a time.
 template <Codec C, Dot K, Fold F, int T>
-KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs, bool fetched) {
+KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs, int ahead) {
   constexpr Unit unit = codec_unit<C>;
   constexpr int A = parts<K, F, T>, block = 32, units = block / unit.inputs;
   static_assert(block % unit.inputs == 0);
@@ -191,7 +235,8 @@ KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t su
     ++c.sums;
   };
   for (; inputs >= block; inputs -= block) {
-    if (fetched) fetch_ahead<C, K, F, 1, units * unit.lines>(c.at, 0, 0);
+    if (ahead > 0)
+      unroll<units * unit.lines>([&](int l) KLENS_INLINE_LAMBDA { __builtin_prefetch(c.at + ahead + l * line_bytes, 0, 3); });
     correct();
     dots_of<C, K, block / 4, T, A>(acc, c);
     c.at += units * unit_bytes<C>, c.x += block;
@@ -217,7 +262,10 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
   [[maybe_unused]] const unsigned char* const end = c.at + s.panel_bytes;
   [[maybe_unused]] const half* scale = nullptr;
   if constexpr (F == Fold::scale) scale = static_cast<const half*>(a.w.scales) + panel * s.groups * lanes;
-  [[maybe_unused]] const bool fetched = F != Fold::scale || codec_unit<C>.lines > 1 || s.segment <= longest_fetched_group;
+  [[maybe_unused]] int fetched = 0;
+  if constexpr (kind != Dot::f32)
+    if (F != Fold::scale || codec_unit<C>.lines > 1 || s.segment <= longest_fetched_group)
+      fetched = far_fetches() ? fetch_of<C, kind, F, true>.near : fetch_of<C, kind, F>.near;
   v16f sum[T][P];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { sum[t][p] = zero(); }); });
   for (int left = s.cols_padded; left > 0; left -= s.segment) {
@@ -232,10 +280,13 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
     // Scales of the next tile begin P - 1 panels behind the end of the last panel's.
     [[maybe_unused]] const std::int64_t ahead =
         scales_ahead + (P == 1 || left > groups_ahead * s.segment ? 0 : (P - 1) * s.groups * lanes);
+    [[maybe_unused]] const half* at = scale;
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
       if constexpr (F == Fold::scale) {
-        const v16f s16 = load_half(scale + p * s.groups * lanes);
-        __builtin_prefetch(scale + p * s.groups * lanes + ahead, 0, 3);
+        if constexpr (P > 1) at = opaque(at);
+        const v16f s16 = load_half(at);
+        __builtin_prefetch(at + ahead, 0, 3);
+        at += s.groups * lanes;
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = fma(s16, part[t][p], sum[t][p]); });
       } else if constexpr (F == Fold::add) {
         unroll<T>([&](int t) KLENS_INLINE_LAMBDA { sum[t][p] = sum[t][p] + part[t][p]; });
@@ -251,12 +302,14 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
   });
 }
 
-/// T tokens of panels [panel, end); panels that do not fill a tile go one token and one panel at a time (the bits are
-/// the same).
+/// T tokens of panels [panel, end); panels that do not fill a tile go a part of it at a time, or one token and one panel
+/// (the bits are the same).
 template <Codec C, DotKind D, Fold F, int T>
 KLENS_INLINE void tokens(const LinearArgs& a, const LinearShape& s, int token, int panel, int end) {
   constexpr int P = panels<C, kind_of<C, D>, T>;
   for (; panel + P <= end; panel += P) tile<C, D, F, T, P>(a, s, token, panel);
+  if constexpr (constexpr int R = rest_panels<P>; R > 1)
+    for (; panel + R <= end; panel += R) tile<C, D, F, T, R>(a, s, token, panel);
   if constexpr (P > 1)
     for (; panel < end; ++panel)
       for (int t = 0; t < T; ++t) tile<C, D, F, 1, 1>(a, s, token + t, panel);

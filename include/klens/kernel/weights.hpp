@@ -78,10 +78,11 @@ template <Codec C, bool Clean = false>
 KLENS_INLINE v16i codes(const unsigned char* unit, int i) {
   static_assert(has_codes<C>);
   // On 32 registers the three lines of w3 stay in them, for floats: a load of 64 bytes takes a cycle. A 4-bit line gcc 12
-  // would fold into each of its shifts, and load it eight times.
+  // would fold into each of its shifts, and load it eight times; eight lines of w2 it would keep for all of a unit and
+  // spill 44 times in 128 products (gemv, 8 panels).
   const auto line = [unit](int n) KLENS_INLINE_LAMBDA {
     constexpr bool kept = vector_registers == 32 && !Clean && C == Codec::i3;
-    constexpr bool again = codec_unit<C>.lines > 1 || vector_registers == 16 || (!Clean && bits_of(C) == 4);
+    constexpr bool again = codec_unit<C>.lines > 1 || vector_registers == 16 || (!Clean && bits_of(C) <= 4);
     return again && !kept ? load_line_again(unit + n * line_bytes) : load_line(unit + n * line_bytes);
   };
   [[maybe_unused]] const auto both = [](int low_bits, v16i low, v16i high) KLENS_INLINE_LAMBDA {

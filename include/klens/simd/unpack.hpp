@@ -56,6 +56,13 @@ inline constexpr bool clang_spills = false;
 KLENS_INLINE v16i after(const v16f&, v16i codes) { return codes; }
 #endif
 
+/// A value the compiler knows nothing of: it keeps one register for it, and offsets from it go into instructions.
+template <class E>
+KLENS_INLINE const E* opaque(const E* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
 /// Bits moved from position `from` to position `to`.
 KLENS_INLINE v16i move_bits(v16i a, int from, int to) {
   return from > to ? shr(a, from - to) : from < to ? shl(a, to - from) : a;
