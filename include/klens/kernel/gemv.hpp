@@ -127,11 +127,13 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
   [[maybe_unused]] const Levels<C> levels;
   for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs) {
     // Codes: a share of the lines at every step. All at once, six lines of four panels hold up the loads behind them (Zen 5,
-    // w6 from DRAM, 512 bits: 1.94 cycles per 16 weights, so 1.70). Floats have one line.
+    // w6 from DRAM, 512 bits: 1.94 cycles per 16 weights, so 1.70); on 16 registers clang 14 would spill. Floats have one
+    // line.
     [[maybe_unused]] const Ahead ahead = ahead_of<C, Dot::f32, Fold::carry, P>(c.panel_bytes, end - c.at);
     [[maybe_unused]] const auto fetch = [&](const unsigned char* panel, int step) KLENS_INLINE_LAMBDA {
       unroll<unit.lines>([&](int l) KLENS_INLINE_LAMBDA {
-        if (l * (unit.inputs / 4) / unit.lines == step) fetch_line<C, Dot::f32, Fold::carry>(panel + l * line_bytes, ahead);
+        const int at = clang_spills ? 0 : l * (unit.inputs / 4) / unit.lines;
+        if (at == step) fetch_line<C, Dot::f32, Fold::carry>(panel + l * line_bytes, ahead);
       });
     };
     if constexpr (!has_codes<C>)
