@@ -68,30 +68,19 @@ KLENS_NOINLINE void expand(const unsigned char* lines, int depth, unsigned char*
   }
 }
 
-/// Tiles of tokens [0, tokens) for P panels: full ones, then 8, 4, 2, 1; 8 tokens in tiles of 6 are two of 4, since one of
-/// 2 has too few chains to be faster. `b` describes the first token. before(t, n) and after(t, n): of the tile's n tokens.
+/// Tiles of tokens [0, tokens) for P panels. `b` describes the first token. before(t, n) and after(t, n): of the tile's n
+/// tokens.
 template <Dot K, Fold F, int P, class Before, class After>
 KLENS_INLINE void all_tokens(Block& b, int tokens, const Before& before, const After& after) {
-  constexpr int most = tile_tokens<K, F>;
-  int t = 0;
-  const auto tile = [&]<int R>(std::integral_constant<int, R>) KLENS_INLINE_LAMBDA {
+  constexpr bool fours = K != Dot::u4;  // gcc 12 spills 4 x 2 of it on 32 registers
+  in_tiles<tile_tokens<K, F>, fours>(tokens, [&]<int R>(std::integral_constant<int, R>, int t) KLENS_INLINE_LAMBDA {
     before(t, R);
     multiply<K, F, R, P>(b);
     after(t, R);
     b.x = static_cast<const Row<K>*>(b.x) + R * b.x_stride;
     b.partial += R * partial_stride;
     b.starts += R * starts_stride;
-    t += R;
-  };
-  while (tokens - t >= most && !(most == 6 && tokens - t == 8)) tile(std::integral_constant<int, most>{});
-  if constexpr (most > 8)
-    if (tokens - t >= 8) tile(std::integral_constant<int, 8>{});
-  if constexpr (most > 4 && K != Dot::u4)  // gcc 12 spills 4 x 2 of it on 32 registers
-    while (tokens - t >= 4) tile(std::integral_constant<int, 4>{});
-  if constexpr (most > 2)
-    while (tokens - t >= 2) tile(std::integral_constant<int, 2>{});
-  if constexpr (most > 1)
-    if (tokens - t >= 1) tile(std::integral_constant<int, 1>{});
+  });
 }
 
 KLENS_INLINE std::int32_t* starts_of(const LinearArgs& a) {

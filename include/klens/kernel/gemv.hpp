@@ -62,12 +62,8 @@ inline constexpr int most_tokens = vector_registers == 0                        
 /// 8 chains. Zen 5, 2048 x 2048 in L3, cycles per 16 weights of one token at 512 bits: w4 1.14 with 4 panels, 0.88 with 8,
 /// w2 1.10, 0.79 (from DRAM 1.15, 0.94; 1.10, 0.85); of two tokens w4 1.08 with 2 panels, 0.67 with 4, w6 1.24, 0.98. Eight
 /// panels of w8 are too many streams (from DRAM 6 % slower), of several lines each far too many (w6 1.48, 1.84; in L2 1.27,
-/// 1.21). w2 at 256 bits: 2.07 with 2, 1.73 with 3, each unpacked by itself: together, or 4, would spill.
-#if defined(__clang__)
-inline constexpr bool is_clang = true;  // 14: 2 stack accesses for 64 products of w4 in 8 panels
-#else
-inline constexpr bool is_clang = false;
-#endif
+/// 1.21). w4 in 8: clang 14 makes 2 stack accesses for 64 products. w2 at 256 bits: 2.07 with 2, 1.73 with 3, each unpacked
+/// by itself: together, or 4, would spill.
 template <Codec C, Dot K, int T>
 inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
     : T == 4                                                   ? vector_registers / 16

@@ -63,6 +63,23 @@ KLENS_INLINE std::int32_t row_correction(const ActRows& x, std::int64_t token, i
   return std::int32_t(0u - std::uint32_t(zero_point<C>) * all);
 }
 
+/// tile(R, t) for tiles of R tokens from t on: of Most, then 8, 4, 2, 1; 8 tokens in tiles of 6 are two of 4, since one of 2
+/// has too few chains to be faster. Without Fours, two of 2 for 4.
+template <int Most, bool Fours = true, class Tile>
+KLENS_INLINE void in_tiles(int tokens, const Tile& tile) {
+  int t = 0;
+  const auto next = [&]<int R>(std::integral_constant<int, R> rows) KLENS_INLINE_LAMBDA { tile(rows, t), t += R; };
+  while (tokens - t >= Most && !(Most == 6 && Fours && tokens - t == 8)) next(std::integral_constant<int, Most>{});
+  if constexpr (Most > 8)
+    if (tokens - t >= 8) next(std::integral_constant<int, 8>{});
+  if constexpr (Most > 4 && Fours)
+    while (tokens - t >= 4) next(std::integral_constant<int, 4>{});
+  if constexpr (Most > 2)
+    while (tokens - t >= 2) next(std::integral_constant<int, 2>{});
+  if constexpr (Most > 1)
+    if (tokens - t >= 1) next(std::integral_constant<int, 1>{});
+}
+
 /// The stored lines that the tiles of a block fetch into L2 while they multiply: `bytes` of each of one or two panels from
 /// `next` on, the next block's or the next panels'. Every tile takes an equal part, in `fetches` steps.
 struct LinesAhead {

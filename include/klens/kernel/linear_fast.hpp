@@ -52,7 +52,7 @@ struct Block {
 };
 
 /// The micro-kernel. Rows are addressed as three per pointer, as in gemm_tile.hpp.
-template <int R, int P>
+template <int R, int P, bool Fetches = true>
 KLENS_NOINLINE void multiply(const Block& b) {
   constexpr int bases = (R + 2) / 3;
   v16f acc[R][P];
@@ -62,9 +62,10 @@ KLENS_NOINLINE void multiply(const Block& b) {
   const bf16* x[bases];
   const std::int64_t stride = b.stride;
   unroll<bases>([&](int i) KLENS_INLINE_LAMBDA { x[i] = b.x + 3 * i * stride; });
-  const unsigned char *w = b.lines, *next = b.next;
+  [[maybe_unused]] const unsigned char* next = b.next;
+  const unsigned char* w = b.lines;
   for (int k = 0; k < b.depth; k += 2, w += line_bytes) {
-    __builtin_prefetch(next, 0, 2), next += b.next_step;
+    if constexpr (Fetches) __builtin_prefetch(next, 0, 2), next += b.next_step;
     v16i line[P];
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { line[p] = load_line(w + p * b.panel_bytes); });
     unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
@@ -86,8 +87,8 @@ KLENS_NOINLINE void multiply(const Block& b) {
 template <Codec C, int R, int P>
 KLENS_INLINE void tile(const LinearArgs& a, const LinearShape& s, int token, int panel) {
   alignas(64) float sums[R * P * lanes];
-  multiply<R, P>({a.w.lines + panel * s.panel_bytes, s.panel_bytes, a.x.rounded + token * a.x.stride, a.x.stride,
-                  s.cols_padded, true, sums, a.w.lines + (panel + P) * s.panel_bytes, 0});
+  multiply<R, P, false>({a.w.lines + panel * s.panel_bytes, s.panel_bytes, a.x.rounded + token * a.x.stride, a.x.stride,
+                         s.cols_padded, true, sums, nullptr, 0});
   for (int t = 0; t < R; ++t)
     for (int p = 0; p < P; ++p) finish<C>(a, s, load(sums + (t * P + p) * lanes), token + t, panel + p);
 }
@@ -124,8 +125,7 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
     LinesAhead ahead(last ? lines + P * s.panel_bytes : here + bytes, s.panel_bytes, P, bytes,
                      int(div_up(tokens, most_rows)), depth / 2);
     Block b{here, s.panel_bytes, a.x.rounded + token * a.x.stride + k, a.x.stride, depth, k == 0, sums, nullptr, ahead.step};
-    int t = 0;
-    const auto tile = [&]<int R>(std::integral_constant<int, R>) KLENS_INLINE_LAMBDA {
+    in_tiles<most_rows>(tokens, [&]<int R>(std::integral_constant<int, R>, int t) KLENS_INLINE_LAMBDA {
       b.next = ahead.take();
       if (last)
         for (int i = 0; i < R; ++i) fetch_rows<P>(a, token + t + i, panel);
@@ -133,13 +133,8 @@ KLENS_INLINE void panels(const LinearArgs& a, const LinearShape& s, int token, i
       if (last)
         for (int i = 0; i < R; ++i)
           for (int p = 0; p < P; ++p) finish<C>(a, s, load(b.sums + (i * P + p) * lanes), token + t + i, panel + p);
-      b.x += R * b.stride, b.sums += R * P * lanes, t += R;
-    };
-    while (tokens - t >= most_rows) tile(std::integral_constant<int, most_rows>{});
-    if (tokens - t >= 8) tile(std::integral_constant<int, 8>{});
-    if (tokens - t >= 4) tile(std::integral_constant<int, 4>{});
-    if (tokens - t >= 2) tile(std::integral_constant<int, 2>{});
-    if (tokens - t >= 1) tile(std::integral_constant<int, 1>{});
+      b.x += R * b.stride, b.sums += R * P * lanes;
+    });
   }
 }
 

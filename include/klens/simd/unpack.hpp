@@ -39,6 +39,12 @@ KLENS_INLINE v16i load_line_again(const unsigned char* p) {
 #endif
 }
 
+#if defined(__clang__)
+inline constexpr bool is_clang = true;
+#else
+inline constexpr bool is_clang = false;
+#endif
+
 /// At 256 bits clang 14 spills where gcc 12 does not (tests/structure/spills.sh): its scheduler unpacks several steps
 /// of a tile before their products (i2, one token of two panels: 98 stack accesses for 64 products, 2.4 times as slow),
 /// and of two opposite shifts it makes a mask, one constant more (nf4: 2 for 32). What is done about it leaves gcc's
