@@ -1,12 +1,18 @@
-// Kernels of AMX and AVX-VNNI-INT8 where neither is: compiled with the instructions emulated, they give the integers
-// and the bits of level ref. The emulation traps where the hardware would fault, and is itself held against plain
-// loops.
+// Kernels of AMX and AVX-VNNI-INT8 where neither is. Compiled with the instructions emulated they give the integers and the
+// bits of level ref; the emulation traps where the hardware would fault, and is itself held against plain loops. And the
+// objects of the levels themselves, whose instructions the handler of SIGILL carries out where the CPU does not.
 #include "linear_fixture.hpp"
 #include "per_level/emulated_linear.hpp"
+#include "support/trapped.hpp"
+
+#include <optional>
+#include <utility>
 
 KLENS_DECLARE_EMULATION(ref)
 KLENS_DECLARE_EMULATION(avx2)
 KLENS_DECLARE_EMULATION(avx512_vnni)
+
+namespace klens::N_amx_int8 { extern int tiles_answer; }  // simd/tile.hpp
 
 namespace {
 
@@ -15,7 +21,37 @@ using fixture::LinearCase;
 
 using Linears = klens::Kernel<klens::LinearArgs> (*)(klens::Codec, bool);
 
-struct Emulation { const char* name; klens::Level level; Linears linears; };
+/// level: what the CPU must have. own: the objects of which level, where it is not a unit of the tests; a trap takes 4 us, so
+/// they run only when the tests run for `level`.
+struct Emulation { const char* name; klens::Level level; Linears linears; std::optional<klens::Level> own = {}; };
+
+template <klens::Level L>
+klens::Kernel<klens::LinearArgs> own_linear(klens::Codec codec, bool grouped) {
+  return klens::own_table_of(L)->linear[int(codec)][grouped][int(klens::DotKind::a8)];
+}
+
+/// Lets the objects of a level run here: traps what the CPU lacks, and says that tiles are granted where there are none.
+class Runnable {
+ public:
+  explicit Runnable(std::optional<klens::Level> own) {
+    if (!own || klens::supports(klens::detect(), *own)) return;
+    traps_.emplace();
+#if defined(KLENS_TRAPPED_amx_int8)
+    if (own == klens::Level::amx_int8) answer_ = std::exchange(klens::N_amx_int8::tiles_answer, 1);
+#endif
+  }
+  ~Runnable() {
+#if defined(KLENS_TRAPPED_amx_int8)
+    if (answer_) klens::N_amx_int8::tiles_answer = *answer_;
+#endif
+  }
+  Runnable(const Runnable&) = delete;
+  Runnable& operator=(const Runnable&) = delete;
+
+ private:
+  std::optional<trapped::Instructions> traps_;
+  std::optional<int> answer_;
+};
 
 /// The emulations that are compiled in and whose level this CPU has.
 std::vector<Emulation> emulations() {
@@ -29,7 +65,17 @@ std::vector<Emulation> emulations() {
 #if defined(KLENS_EMULATED_vnni_int8)
   all.push_back({"vnni_int8 over avx2", klens::Level::avx2, &klens::N_avx2_emulated::emulated_linear});
 #endif
-  std::erase_if(all, [](const Emulation& e) { return !klens::supports(klens::detect(), e.level); });
+#if defined(KLENS_TRAPPED_amx_int8)
+  all.push_back({"amx_int8's objects", klens::Level::avx512_bf16, &own_linear<klens::Level::amx_int8>, klens::Level::amx_int8});
+#endif
+#if defined(KLENS_TRAPPED_avx_vnni_int8)
+  all.push_back({"avx_vnni_int8's objects", klens::Level::avx2, &own_linear<klens::Level::avx_vnni_int8>,
+                 klens::Level::avx_vnni_int8});
+#endif
+  const klens::Level active = fixture::active().level;
+  std::erase_if(all, [active](const Emulation& e) {
+    return !klens::supports(klens::detect(), e.level) || (e.own && e.level != active && *e.own != active);
+  });
   return all;
 }
 
@@ -41,14 +87,15 @@ fixture::Fenced<T> fenced(const klens::Buffer<T>& from) {
   return copy;
 }
 
-Guarded run(const LinearCase& c, Linears linears) {
+Guarded run(const LinearCase& c, const Emulation& e) {
   Guarded y(c.tokens * c.y_stride);
   const auto q8 = fenced(c.q8);
   const auto sums = fenced(c.sums);
   klens::LinearArgs a = c.args(y.data(), fixture::scratch());
   a.x.q8 = q8.data(), a.x.sums = sums.data();
   const klens::FlushDenormals flush;
-  linears(klens::codec_of(c.precision), c.precision.scheme.scale == klens::Granularity::group)(a);
+  const Runnable runnable(e.own);
+  e.linears(klens::codec_of(c.precision), c.precision.scheme.scale == klens::Granularity::group)(a);
   return y;
 }
 
@@ -62,7 +109,7 @@ std::vector<std::string> formats() {
 void check(const LinearCase& c, const std::string& format) {
   const Guarded want = fixture::run(c, fixture::reference());
   for (const Emulation& e : emulations()) {
-    const Guarded got = run(c, e.linears);
+    const Guarded got = run(c, e);
     INFO(e.name, ": ", format, ", rows ", c.rows, " cols ", c.cols, " tokens ", c.tokens);
     CHECK(fixture::same_bits(got, want));
     CHECK(got.margins_intact());
@@ -95,9 +142,10 @@ TEST_CASE("emulated linears: any split of panels is the whole; tripwire") {
     for (const char* format : {"w8a8", "w3g32a8"}) {
       INFO(e.name, ": ", format);
       LinearCase c(format, 95, 300, 40, 23);
-      const Guarded whole = run(c, e.linears);
+      const Guarded whole = run(c, e);
       Guarded parts(c.tokens * c.y_stride);
       const klens::FlushDenormals flush;
+      const Runnable runnable(e.own);
       for (const auto& [begin, end] : {std::pair{5, 6}, std::pair{0, 3}, std::pair{3, 5}}) {
         klens::LinearArgs a = c.args(parts.data(), fixture::scratch());
         a.begin = begin, a.end = end;
@@ -106,8 +154,19 @@ TEST_CASE("emulated linears: any split of panels is the whole; tripwire") {
       CHECK(fixture::same_bits(whole, parts));
       const std::size_t last = std::size_t(39 * c.stride + 299);  // of the last token, in a padded step
       c.q8[last] = std::int8_t(c.q8[last] ^ 1);
-      CHECK(!fixture::same_bits(whole, run(c, e.linears)));
+      CHECK(!fixture::same_bits(whole, run(c, e)));
     }
+}
+
+TEST_CASE("objects of a level the CPU lacks: its own instructions are what ran") {
+  for (const Emulation& e : emulations()) {
+    if (!e.own || klens::supports(klens::detect(), *e.own)) continue;
+    INFO(e.name);
+    const trapped::Counts before = trapped::counts;
+    run(LinearCase("w4a8", 32, 128, 32, 26), e);  // 2 panels, two tiles of tokens, two steps: 8 products, 8 loads and more
+    if (e.own == klens::Level::amx_int8) CHECK(trapped::counts.tiles - before.tiles >= 16 + 1 + 4 + 4 + 1);
+    else CHECK(trapped::counts.dots - before.dots >= 2 * 2 * 32 * 32);
+  }
 }
 
 #if defined(KLENS_EMULATED_amx_over_ref)

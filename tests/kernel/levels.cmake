@@ -16,3 +16,10 @@ set(klens_kernel_tests "${CMAKE_CURRENT_LIST_DIR}")
 klens_add_emulation(amx_over_ref ref emulated_linear.cpp KLENS_EMULATE_AMX)
 klens_add_emulation(amx_over_avx512_vnni avx512_vnni emulated_linear.cpp KLENS_EMULATE_AMX)
 klens_add_emulation(vnni_int8 avx2 emulated_linear.cpp KLENS_EMULATE_VNNI_INT8)
+
+# The objects of such levels as they are, for tests/support/trapped.hpp to carry out what the CPU lacks.
+foreach(level amx_int8 avx_vnni_int8)
+  if(level IN_LIST KLENS_COMPILED_LEVELS)
+    target_compile_definitions(test_kernel PRIVATE KLENS_TRAPPED_${level}=1)
+  endif()
+endforeach()
