@@ -9,7 +9,7 @@ struct RivalApi {
   int version;                // rival_api_version
   const char* (*describe)();  // "oneDNN 2.6.3, OpenBLAS 0.3.21 (SkylakeX)"
   /// kind: "onednn.s8s8" "onednn.u8s8" "onednn.bf16" "onednn.f32" "openblas.f32", and with 4-bit weights in groups
-  /// "onednn.s4" (f32 rows) "onednn.s4bf16" "onednn.s4s8". nullptr: the library is absent, or has no such kernel under
+  /// "onednn.s4" (f32 rows) "onednn.s4bf16" "onednn.s4s8" "ggml.q4_0". nullptr: the library is absent, or has no such kernel under
   /// the cap on its instructions.
   void* (*make)(const char* kind, int rows, int cols, int tokens, int group, int copies, int threads);
   const char* (*implementation)(void* rival);  // what the library says it runs

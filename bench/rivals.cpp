@@ -1,12 +1,13 @@
-// The module klens_rivals: matrix products of oneDNN and OpenBLAS behind rival_api.hpp, for `klens bench kernels` to
+// The module klens_rivals: matrix products of oneDNN, OpenBLAS and ggml behind rival_api.hpp, for `klens bench kernels` to
 // time beside its own. Generous to them: weights are packed outside the timing where the library can, integer products
-// come without scales, and every call writes the same buffer.
+// of oneDNN come without scales, and every call writes the same buffer.
 #include "rival_api.hpp"
 
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -21,6 +22,11 @@
 #endif
 #if defined(KLENS_RIVALS_OPENBLAS)
 #include <cblas.h>
+#endif
+#if defined(KLENS_RIVALS_GGML)
+#include <ggml-alloc.h>
+#include <ggml-backend.h>
+#include <ggml.h>
 #endif
 
 namespace {
@@ -192,6 +198,98 @@ struct OneDnn final : Rival {
 
 #endif
 
+#if defined(KLENS_RIVALS_GGML)
+
+template <auto F>
+struct Call {
+  template <class T>
+  void operator()(T* p) const { F(p); }
+};
+template <class T, auto F>
+using Owned = std::unique_ptr<T, Call<F>>;
+
+/// The CPU backend of the variant that the environment names: as ggml's own loader finds it beside its libraries.
+ggml_backend_dev_t ggml_device() {
+  static const ggml_backend_dev_t device = [] {
+    ggml_log_set([](ggml_log_level, const char*, void*) {}, nullptr);  // it tells of every tensor it packs
+    const char* const variant = std::getenv("KLENS_GGML_VARIANT");
+    const std::string path = std::string(KLENS_RIVALS_GGML) + "/libggml-cpu-" + (variant ? variant : "") + ".so";
+    const ggml_backend_reg_t library = variant ? ggml_backend_load(path.c_str()) : nullptr;
+    return library ? ggml_backend_reg_dev_get(library, 0) : nullptr;
+  }();
+  return device;
+}
+
+/// mul_mat of q4_0 (groups of 32 with scales of f16) and rows of f32, which ggml rounds to q8_0 within the call. Weights lie
+/// as its kernels like them best: the first of the CPU's own layouts that takes the product, else q4_0 itself.
+struct Ggml final : Rival {
+  ggml_backend_dev_t device = ggml_device();
+  Owned<ggml_backend, &ggml_backend_free> backend;
+  Owned<ggml_context, &ggml_free> weights, graphs;
+  Owned<ggml_backend_buffer, &ggml_backend_buffer_free> weights_buffer, rows_buffer;
+  std::vector<ggml_cgraph*> products;
+
+  Ggml(int rows, int cols, int tokens, int copies, int threads) {
+    constexpr int nodes = 4;
+    if (!device || cols % 32 != 0) throw std::runtime_error("no such kernel");
+    backend.reset(ggml_backend_dev_init(device, nullptr));
+    const ggml_backend_reg_t library = ggml_backend_dev_backend_reg(device);
+    const auto set_threads =
+        reinterpret_cast<ggml_backend_set_n_threads_t>(ggml_backend_reg_get_proc_address(library, "ggml_backend_set_n_threads"));
+    set_threads(backend.get(), threads);
+    const std::size_t count = std::size_t(copies);
+    weights.reset(ggml_init({count * ggml_tensor_overhead(), nullptr, true}));
+    graphs.reset(ggml_init(
+        {(count + 1) * ggml_tensor_overhead() + count * ggml_graph_overhead_custom(nodes, false), nullptr, true}));
+    ggml_tensor* const x = ggml_new_tensor_2d(graphs.get(), GGML_TYPE_F32, cols, tokens);
+    std::vector<ggml_tensor*> w, y;
+    for (int c = 0; c < copies; ++c) {
+      w.push_back(ggml_new_tensor_2d(weights.get(), GGML_TYPE_Q4_0, cols, rows));
+      y.push_back(ggml_mul_mat(graphs.get(), w.back(), x));
+    }
+    for (const ggml_backend_buffer_type_t type : layouts(library)) {
+      for (ggml_tensor* t : w) t->buffer = nullptr, t->data = nullptr, t->extra = nullptr;
+      weights_buffer.reset(ggml_backend_alloc_ctx_tensors_from_buft(weights.get(), type));
+      implementation = ggml_backend_buft_name(type);
+      if (weights_buffer && ggml_backend_supports_op(backend.get(), y[0])) break;
+      weights_buffer.reset();
+    }
+    if (!weights_buffer) throw std::runtime_error("no such kernel");
+    const std::size_t x_bytes = (ggml_nbytes(x) + 4095) / 4096 * 4096;
+    rows_buffer.reset(ggml_backend_alloc_buffer(backend.get(), x_bytes + ggml_nbytes(y[0])));
+    char* const base = static_cast<char*>(ggml_backend_buffer_get_base(rows_buffer.get()));
+    ggml_backend_tensor_alloc(rows_buffer.get(), x, base);
+    std::vector<float> values(ggml_nelements(x));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = value(i);
+    ggml_backend_tensor_set(x, values.data(), 0, ggml_nbytes(x));
+    std::vector<unsigned char> blocks(ggml_nbytes(w[0]));
+    for (std::size_t i = 0; i < blocks.size(); ++i)  // a block: scale (0x2c00, 1/16) and 16 bytes
+      blocks[i] = static_cast<unsigned char>(i % 18 == 0 ? 0 : i % 18 == 1 ? 0x2c : i * 37 + (i >> 8));
+    for (std::size_t c = 0; c < count; ++c) {
+      ggml_backend_tensor_alloc(rows_buffer.get(), y[c], base + x_bytes);
+      ggml_backend_tensor_set(w[c], blocks.data(), 0, blocks.size());
+      products.push_back(ggml_new_graph_custom(graphs.get(), nodes, false));
+      ggml_build_forward_expand(products.back(), y[c]);
+    }
+    run(0);
+  }
+
+  void run(int copy) override { ggml_backend_graph_compute(backend.get(), products[std::size_t(copy)]); }
+
+ private:
+  std::vector<ggml_backend_buffer_type_t> layouts(ggml_backend_reg_t library) const {
+    std::vector<ggml_backend_buffer_type_t> all;
+    const auto extra = reinterpret_cast<ggml_backend_dev_get_extra_bufts_t>(
+        ggml_backend_reg_get_proc_address(library, "ggml_backend_dev_get_extra_bufts"));
+    if (extra)
+      for (ggml_backend_buffer_type_t* type = extra(device); type && *type; ++type) all.push_back(*type);
+    all.push_back(ggml_backend_dev_buffer_type(device));
+    return all;
+  }
+};
+
+#endif
+
 const char* describe() {
   static std::string text;
   text.clear();
@@ -205,6 +303,11 @@ const char* describe() {
   text += std::string(", ") + openblas_get_config();
 #else
   text += ", OpenBLAS absent";
+#endif
+#if defined(KLENS_RIVALS_GGML)
+  text += std::string(", ggml ") + ggml_version() + (ggml_device() ? std::string(" ") + std::getenv("KLENS_GGML_VARIANT") : " absent");
+#else
+  text += ", ggml absent";
 #endif
   while (!text.empty() && text.back() == ' ') text.pop_back();
   return text.c_str();
@@ -222,6 +325,10 @@ void* make([[maybe_unused]] const char* kind, [[maybe_unused]] int rows, [[maybe
     for (const Kind& k : kinds)
       if (std::strcmp(kind, k.name) == 0)
         return static_cast<Rival*>(new OneDnn(k, rows, cols, tokens, group, copies, threads));
+#endif
+#if defined(KLENS_RIVALS_GGML)
+    if (std::strcmp(kind, "ggml.q4_0") == 0 && group == 32)
+      return static_cast<Rival*>(new Ggml(rows, cols, tokens, copies, threads));
 #endif
   } catch (...) {  // the library has no such kernel, or no memory
   }

@@ -23,7 +23,8 @@ class Rivals {
   /// Loads the module at `path` for a level. What keeps it from being used is in note(); rivals are then absent.
   void load(const std::string& path, Level level) {
     if (level == Level::ref) return void(note_ = "none: level ref has no equal");
-    const auto [onednn, openblas] = caps(level);
+    const auto [onednn, openblas, ggml] = caps(level);
+    setenv("KLENS_GGML_VARIANT", ggml, 1);
     setenv("ONEDNN_MAX_CPU_ISA", onednn, 1), setenv("DNNL_MAX_CPU_ISA", onednn, 1),
         setenv("OPENBLAS_CORETYPE", openblas, 1);
     // Threads of the libraries give up spinning within the pause that Rounds makes: 2^20 cycles here, by default 2^26.
@@ -72,7 +73,7 @@ class Rivals {
       else if (s8 || u8)
         all.push_back(std::move(s8 ? *s8 : *u8));
     }
-    if (grouped4 && p.activation == Activation::a8) add("onednn.s4s8", 0.5625);
+    if (grouped4 && p.activation == Activation::a8) add("onednn.s4s8", 0.5625), add("ggml.q4_0", 0.5625);
     if (grouped4 && p.activation != Activation::a8) add("onednn.s4", 0.5625), add("onednn.s4bf16", 0.5625);
     if (p.activation == Activation::f32) {
       if (p.scheme.grid == Grid::f16 || p.scheme.grid == Grid::bf16 || grouped4) add("onednn.bf16", 2);
@@ -84,19 +85,19 @@ class Rivals {
 
  private:
   struct Caps {
-    const char *onednn, *openblas;
+    const char *onednn, *openblas, *ggml;
   };
 
   /// The level's own instructions and no more, as each library calls them.
   static Caps caps(Level level) {
     const std::string_view name = name_of(level);
-    if (name == "avx2") return {"AVX2", "HASWELL"};
-    if (name == "avx_vnni") return {"AVX2_VNNI", "HASWELL"};
-    if (name == "avx_vnni_int8") return {"AVX2_VNNI_2", "HASWELL"};
-    if (name == "avx512") return {"AVX512_CORE", "SKYLAKEX"};
-    if (name == "avx512_vnni") return {"AVX512_CORE_VNNI", "SKYLAKEX"};
-    if (name == "avx512_bf16") return {"AVX512_CORE_BF16", "COOPERLAKE"};
-    return {"AVX512_CORE_AMX", "SAPPHIRERAPIDS"};
+    if (name == "avx2") return {"AVX2", "HASWELL", "haswell"};
+    if (name == "avx_vnni") return {"AVX2_VNNI", "HASWELL", "alderlake"};
+    if (name == "avx_vnni_int8") return {"AVX2_VNNI_2", "HASWELL", "alderlake"};
+    if (name == "avx512") return {"AVX512_CORE", "SKYLAKEX", "skylakex"};
+    if (name == "avx512_vnni") return {"AVX512_CORE_VNNI", "SKYLAKEX", "cascadelake"};
+    if (name == "avx512_bf16") return {"AVX512_CORE_BF16", "COOPERLAKE", "cooperlake"};
+    return {"AVX512_CORE_AMX", "SAPPHIRERAPIDS", "sapphirerapids"};
   }
 
   static double quick(const Contender& c) {

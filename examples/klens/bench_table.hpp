@@ -83,13 +83,22 @@ inline Figure figure_of(const json& row) {
   return f;
 }
 
-/// The rival to beat: the fastest of those timed beside the row. w8a8 and f32 rows are held to oneDNN, the others to
-/// any.
+/// The rival to beat: the fastest of those timed beside the row. w8a8 and f32 rows are held to oneDNN, 4-bit weights in
+/// groups to products with such weights where one was timed (not to int8 or f32 matrices of two and eight times the bytes).
 inline double worst_ratio(const json& row) {
   const std::string format = text_of(row, "format");
+  const json all = row.contains("rivals") && row["rivals"].is_array() ? row["rivals"] : json::array();
+  const auto name_starts = [](const json& r, std::initializer_list<const char*> names) {
+    return std::any_of(names.begin(), names.end(), [&](const char* n) { return text_of(r, "name").starts_with(n); });
+  };
+  const bool groups4 = format.starts_with("w4g") || format.starts_with("nf4g");
+  const bool alike = groups4 && std::any_of(all.begin(), all.end(), [&](const json& r) {
+    return name_starts(r, {"onednn.s4", "ggml."});
+  });
   double worst = 0;
-  for (const auto& r : row.value("rivals", json::array())) {
-    if ((format == "w8a8" || format == "f32") && !text_of(r, "name").starts_with("onednn")) continue;
+  for (const auto& r : all) {
+    if ((format == "w8a8" || format == "f32") && !name_starts(r, {"onednn"})) continue;
+    if (alike && !name_starts(r, {"onednn.s4", "ggml."})) continue;
     worst = worst == 0 ? number_of(r, "ratio") : std::min(worst, number_of(r, "ratio"));
   }
   return worst;
@@ -305,7 +314,9 @@ inline std::string bench_markdown(const json& run, const json& reasons) {
   original ones.
 * **rivals**: their time / ours in the same rounds (above 1: we are faster), weights packed beforehand where the
   library can, instructions capped to the level's. `onednn.s8s8`, `onednn.u8s8`: int8 x int8 without scales, the faster
-  of the two; `onednn.s4`, `onednn.s4bf16`, `onednn.s4s8`: 4-bit weights with group scales on rows of f32, bf16, int8.
+  of the two; `onednn.s4`, `onednn.s4bf16`, `onednn.s4s8`: 4-bit weights with group scales on rows of f32, bf16, int8;
+  `ggml.q4_0`: groups of 32, rows of f32 that it rounds to int8 within the call. 4-bit weights in groups are held to
+  these where they were timed, the int8 and f32 products beside them are for comparison.
 
 )";
   page += "Rivals by level: \n\n";
