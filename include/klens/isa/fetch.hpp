@@ -1,5 +1,5 @@
 // Whether streams of weights are fetched by software on this CPU: a matter of its hardware prefetchers, which no feature flag
-// tells. Measured on two (kernel/gemv.hpp): Zen 4 reads one stream at 99 % of its best by itself and at 75 to 92 % with
+// tells. Measured on two (kernel/gemv.hpp, gemv_chain.hpp): Zen 4 reads one stream at 99 % of its best by itself and at 75 to 92 % with
 // fetches; Zen 5 stops at pages, and fetching two pages ahead makes cold integer GEMVs 1.05 to 1.35 times as fast.
 #pragma once
 

@@ -5,7 +5,6 @@
 #include <klens/format/codec.hpp>
 #include <klens/isa/native.hpp>
 #include <klens/kernel/kinds.hpp>
-#include <klens/simd/code_steps.hpp>
 #include <klens/simd/unpack.hpp>
 #include <klens/simd/unroll.hpp>
 
@@ -27,11 +26,19 @@ inline constexpr int zero_shift = bits_of(C) - 1;  // zero_point == 1 << zero_sh
 template <Codec C>
 inline constexpr bool has_codes = is_integer(C) || C == Codec::nf4;
 
-/// Where a register holds 16 floats (AVX-512), a code of at most 4 bits at bit 0 becomes a float by one permutation, and
-/// one of 5 bits by one of two registers; where it holds 8 (AVX2), one of at most 3.
+/// Codes of 5 and 6 bits. On AVX-512 one permutation of half dwords makes bf16 of two of a dword's four codes, exact for such
+/// small integers, and a shift and a mask make floats of those: 7 instructions for four. float_at takes 9; a table of 32 floats
+/// 7, but all on the ports of shifts and permutations. Zen 5, 16 weights with their fma on registers: 0.81 cycles, float_at 1.0;
+/// staged GEMV (gemv_chain.hpp) in L1: w6 1.04, float_at 1.31, w5 1.02, table 1.13. For w3 2 to 4 % faster for one token, 2 % slower
+/// for two: left.
 template <Codec C>
-inline constexpr bool by_table =
-    C == Codec::nf4 || (is_integer(C) && bits_of(C) <= (vector_registers == 32 ? 5 : vector_registers == 16 ? 3 : 0));
+inline constexpr bool by_words = vector_registers == 32 && (C == Codec::i6 || C == Codec::i5);
+
+/// Where a register holds 16 floats (AVX-512), a code of at most 4 bits at bit 0 becomes a float by one permutation; where it
+/// holds 8 (AVX2), one of at most 3.
+template <Codec C>
+inline constexpr bool by_table = !by_words<C> &&
+    (C == Codec::nf4 || (is_integer(C) && bits_of(C) <= (vector_registers == 32 ? 4 : vector_registers == 16 ? 3 : 0)));
 
 /// float(q) of the code in the low bits of an index 0..15, whose other bits do not matter; named by level, as
 /// nf4_levels is.
@@ -43,25 +50,35 @@ inline constexpr SixteenFloats code_levels = [] {
   return t;
 }();
 
-/// The tables of a codec in registers; empty where it has none. `upper` is for codes at bit 2 of a crumb line, or holds
-/// the upper 16 of 32 floats.
-template <Codec C, bool Table = by_table<C>>
+/// bf16(q) of the code in the low bits of an index 0..63, whose other bits do not matter.
+struct SixtyFourWords { std::uint16_t of[64]; };
+template <int Bits>
+inline constexpr SixtyFourWords code_words = [] {
+  SixtyFourWords t{};
+  for (int i = 0; i < 64; ++i)
+    t.of[i] = std::uint16_t(std::bit_cast<std::uint32_t>(float((i & ((1 << Bits) - 1)) - bias_of(Bits))) >> 16);
+  return t;
+}();
+
+/// The tables of a codec in registers; empty where it has none. `upper` is for codes at bit 2 of a crumb line; `words` of
+/// at most 5 bits are one register, the second a copy.
+template <Codec C, bool Table = by_table<C>, bool Words = by_words<C>>
 struct Levels {};
 template <Codec C>
-struct Levels<C, true> {
+struct Levels<C, false, true> {
+  v16i words, more;
+  KLENS_INLINE Levels() : words(half_table(0)), more(half_table(32)) {}
+  KLENS_INLINE static v16i half_table(int at) { return load_i(reinterpret_cast<const std::int32_t*>(code_words<bits_of(C)>.of + at)); }
+};
+template <Codec C>
+struct Levels<C, true, false> {
   v16f table;
   KLENS_INLINE Levels() : table(load(C == Codec::nf4 ? nf4_levels : code_levels<bits_of(C), 0>.of)) {}
 };
 template <>
-struct Levels<Codec::i2, true> {
+struct Levels<Codec::i2, true, false> {
   v16f table, upper;
   KLENS_INLINE Levels() : table(load(code_levels<2, 0>.of)), upper(load(code_levels<2, 2>.of)) {}
-};
-
-template <>
-struct Levels<Codec::i5, true> {
-  v16f table, upper;
-  KLENS_INLINE Levels() : table(load(code_levels<5, 0>.of)), upper(table + splat(16.0f)) {}
 };
 
 /// Bit of a byte at which codes<C>(unit, i) holds its code.
@@ -121,8 +138,8 @@ KLENS_INLINE v16f float_at(v16i v, int at) {
 }
 
 /// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute; else float_at. Zen 4,
-/// 16 weights with their fma, cycles in a loop on registers of 512 bits: by table of 16 1.62, of 32 1.99 with or without
-/// a shift, float_at 2.0, behind a shift 2.4; shift, mask, convert and subtract 3.0.
+/// 16 weights with their fma, cycles in a loop on registers of 512 bits: by table of 16 1.62, float_at 2.0, behind a shift
+/// 2.4; shift, mask, convert and subtract 3.0.
 template <Codec C>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
   const int at = 8 * j + code_at<C>(i);
@@ -131,8 +148,11 @@ KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& le
   } else if constexpr (C == Codec::i2 && by_table<C>) {
     return lookup16(i % 2 == 0 ? levels.table : levels.upper, codes, 8 * j + 4 * (i / 2));
 #if defined(KLENS_HAS_AVX512)
-  } else if constexpr (C == Codec::i5) {
-    return lookup32(levels.table, levels.upper, codes, at);
+  } else if constexpr (by_words<C>) {
+    // Inputs j and j + 2 share the look-up.
+    const v16i index = j % 2 == 0 ? codes : shr16(codes, 8);
+    const v16i two = bits_of(C) == 6 ? lookup_words(levels.words, levels.more, index) : lookup_words(levels.words, index);
+    return from_bits(j < 2 ? shl(two, 16) : two & splat_i(std::int32_t(0xffff0000u)));
   } else if constexpr (C == Codec::i4) {
     // Two in eight without table or shift: permutations, shifts and fma each have two ports of four (1.70 to 1.63 cycles).
     return i == 0 && (j == 1 || j == 2) ? float_at<C>(codes, at) : lookup16(levels.table, codes, at);

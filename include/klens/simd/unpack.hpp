@@ -86,13 +86,14 @@ KLENS_INLINE v16i field16(v16i a, int at, int bits) {
 }
 
 /// (a & mask) | b, the bits of a where mask is set and of b elsewhere, and (a | b) & (low | high) for a's bits in low
-/// and b's in high: one instruction, or two, on AVX-512. Pass literals.
+/// and b's in high: one instruction, or two, on AVX-512. Pass literals. The instruction replaces its first operand: a, which is
+/// new each time, where the mask would be copied.
 #if defined(KLENS_HAS_AVX512)
 KLENS_INLINE v16i masked_or(v16i a, std::int32_t mask, std::int32_t b) {
   return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(a), simd::reg(splat_i(mask)), simd::reg(splat_i(b)), 0xea));
 }
 KLENS_INLINE v16i merge_bits(std::int32_t mask, v16i a, v16i b) {
-  return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(splat_i(mask)), simd::reg(a), simd::reg(b), 0xca));
+  return simd::lanes_i(_mm512_ternarylogic_epi32(simd::reg(a), simd::reg(splat_i(mask)), simd::reg(b), 0xe2));
 }
 KLENS_INLINE v16i join_bits(std::int32_t low, v16i a, std::int32_t high, v16i b) {
   return merge_bits(low, a, b) & splat_i(low | high);
@@ -105,11 +106,19 @@ KLENS_INLINE v16i join_bits(std::int32_t low, v16i a, std::int32_t high, v16i b)
 }
 #endif
 
-/// table[codes >> at & 15], lane by lane; at <= 28, a literal. On AVX-512 of 32 floats too, by the five lowest bits.
 #if defined(KLENS_HAS_AVX512)
-KLENS_INLINE v16f lookup32(v16f low, v16f high, v16i codes, int at) {
-  return simd::lanes_f(_mm512_permutex2var_ps(simd::reg(low), simd::reg(move_bits(codes, at, 0)), simd::reg(high)));
+/// table[code & 63], half dword by half dword; of one register table[code & 31].
+KLENS_INLINE v16i lookup_words(v16i low, v16i high, v16i codes) {
+  return simd::lanes_i(_mm512_permutex2var_epi16(simd::reg(low), simd::reg(codes), simd::reg(high)));
 }
+KLENS_INLINE v16i lookup_words(v16i table, v16i codes) {
+  return simd::lanes_i(_mm512_permutexvar_epi16(simd::reg(codes), simd::reg(table)));
+}
+KLENS_INLINE v16i shr16(v16i a, int n) { return simd::lanes_i(_mm512_srli_epi16(simd::reg(a), unsigned(n))); }
+#endif
+
+/// table[codes >> at & 15], lane by lane; at <= 28, a literal.
+#if defined(KLENS_HAS_AVX512)
 KLENS_INLINE v16f lookup16(v16f table, v16i codes, int at = 0) {
   return simd::lanes_f(_mm512_permutexvar_ps(simd::reg(move_bits(codes, at, 0)), simd::reg(table)));
 }

@@ -1,0 +1,212 @@
+// The chains of a GEMV of f32 rows: acc[t][p] += a stretch of inputs of T tokens x P panels, one FMA per input, k ascending.
+//
+//   chain          unpacks where it multiplies, a unit of all panels at a time
+//   staged_chain   one token: puts 32 inputs of each panel down in L1 as bytes, then multiplies all panels together
+//   float_runs     f16 and bf16: as chain, with fetches in runs, where the CPU wants them so (isa/fetch.hpp)
+//
+// How far ahead what is fetched (fetch_of) is chosen by measurement, here for the integers of gemv.hpp too.
+#pragma once
+
+#include <klens/isa/fetch.hpp>
+#include <klens/kernel/linear_common.hpp>
+
+namespace klens::inline KLENS_NS {
+
+namespace gemv_detail {
+
+/// How far ahead of its use a line is fetched into L1 and into L2; 0: not at all. Zen 4, 2048 x 2048 from DRAM.
+/// f32 rows: codes that become floats fill the window with arithmetic, so that few misses are under way by themselves: L2
+/// far ahead hides memory, L1 the L2 (w6, 512 bits, cycles per 16 weights: 3.2 with 512 bytes of L1 alone, 2.9 with L2
+/// alone, 2.5 to 2.6 with both). 256 bits take longer per line, and single lines come in order: L2 is enough (nf4: both
+/// cost 4 %). f16 and bf16, four streams: 320 bytes 2 to 4 % faster than 512, 768 a quarter slower.
+/// Integers, share of a plain read: w4g32a8 4096 ahead 91 to 93 %, 0 77 to 83 % (to L2 75 %, whatever the distance); w6a8
+/// 2048 ahead 76 to 83 %, 512 or 768 64 to 82 %. w8 with groups has twice the lines per scale: 88 to 94 % without, 68 to
+/// 88 % with; groups of 128 as well (95, 88 %), so those have none (tile).
+/// Zen 5, us of 2048 x 2048 from DRAM with 0 (multi-line and groups: as above), 4096, 8192, 12288 ahead: w4a8 avx2 63, 53,
+/// 44, 41, avx512_vnni 51, 48, 41, 39; w6a8 89, 79, 69, 77; w4g32a8 56, 56, 46, 42; from L3 8192 costs up to 3 %, 12288 4.
+/// w8 gains at levels without 512-bit VNNI (w8a8 avx2 133, 117, 105), not at that one, on which Zen 4 runs (101, 107, 106).
+/// To L2 as well or instead: less. f32 rows: 8192 for L2 changes nothing, for f16 and bf16 it costs 7 to 10 %.
+struct Fetch { int near, far; };
+template <Codec C, Dot K, Fold F, bool FarFetches = false>
+inline constexpr Fetch fetch_of =
+    K == Dot::f32 && !has_codes<C>       ? Fetch{C == Codec::f32 ? 0 : 320, 0}
+    : K == Dot::f32                      ? Fetch{codec_unit<C>.lines == 1 && vector_registers == 16 ? 0 : 1024, 3072}
+    : FarFetches                         ? Fetch{C == Codec::i8 && vector_registers == 32 && has_dot_u8 ? 0 : 8192, 0}
+    : F == Fold::scale && C != Codec::i8 ? Fetch{4096, 0}
+    : codec_unit<C>.lines == 1           ? Fetch{0, 0}
+                                         : Fetch{2048, 0};
+
+/// Codes of which several panels of one token are a staged_chain. On 32 registers single lines are unpacked as fast where they
+/// are. On 16, where a permutation has replaced mask, exponent and subtraction, w2 is 12 % slower staged; nf4 takes its index
+/// from any bit.
+template <Codec C, int T, int P>
+inline constexpr bool by_stages = T == 1 && P > 1 && has_codes<C> &&
+    (vector_registers == 32 ? codec_unit<C>.lines > 1 : vector_registers == 16 && C != Codec::i2 && C != Codec::nf4);
+
+/// What is added to a line's address to fetch it ahead of its use: `left` bytes of each of P panels lie there and behind,
+/// and the next tile goes on P panels later.
+struct Ahead { std::int64_t far, near; };
+template <Codec C, Dot K, Fold F, int P>
+KLENS_INLINE Ahead ahead_of([[maybe_unused]] std::int64_t panel_bytes, [[maybe_unused]] std::int64_t left) {
+  constexpr Fetch f = fetch_of<C, K, F>;
+  // Without a branch: gcc 12 would make two loops of one.
+  const auto from = [&](int bytes) KLENS_INLINE_LAMBDA {
+    return bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
+  };
+  return {from(f.far), from(f.near)};
+}
+template <Codec C, Dot K, Fold F>
+KLENS_INLINE void fetch_line([[maybe_unused]] const unsigned char* line, [[maybe_unused]] const Ahead& ahead) {
+  constexpr Fetch f = fetch_of<C, K, F>;
+  if constexpr (f.far > 0) __builtin_prefetch(line + ahead.far, 0, 2);
+  if constexpr (f.near > 0) __builtin_prefetch(line + ahead.near, 0, 3);
+}
+
+/// Where a tile reads next; all of it advances with the inputs.
+template <Dot K>
+struct Cursor {
+  const unsigned char* at;       // first panel
+  const Row<K>* x;               // first token
+  const std::int32_t* sums;      // first token, integers only
+  std::int64_t panel_bytes, stride;
+};
+
+/// acc[t][p] += one unit of floats of 16 bits, or one input of f32.
+template <Codec C, int T, int P>
+KLENS_INLINE void float_unit(v16f (&acc)[T][P], const Cursor<Dot::f32>& c) {
+  constexpr Unit unit = codec_unit<C>;
+  unroll<unit.inputs * P>([&](int n) KLENS_INLINE_LAMBDA {
+    // Two inputs of bf16 share a line. Four panels of one token take both at once: clang 14 would keep the lines of
+    // all in 8 of 16 registers and spill 12 times. Two tokens have no registers for their four inputs.
+    constexpr bool by_line = C == Codec::bf16 && T == 1 && vector_registers == 16;
+    const int i = by_line ? n % unit.inputs : n / P, p = by_line ? n / unit.inputs : n % P;
+    const v16f w = value<C>(c.at + p * c.panel_bytes, i);
+    unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + i); });
+  });
+}
+
+/// Runs of 8 units of f16 or bf16 in four panels, as many as `inputs` holds: a run fetches the lines of a later one, 512 bytes
+/// of a panel after another, 2 KB ahead. Zen 5's memory gives 40 GB/s to one stream and 33 to four of which a line each is read
+/// in turn, and so 37: us of 2048 x 2048 from DRAM f16 257 -> 225, bf16 256 -> 228 (512 bits), 250 -> 227, 257 -> 222 (256 bits);
+/// runs of 256 bytes 272, of 1 KB 235; 1.5 to 3 KB ahead within 5 %. The first unit stands apart: where the four fetches are
+/// the same instructions in all units nothing is gained (260), presumably because fetches, too, train hardware prefetchers
+/// by the instruction's address.
+template <Codec C, int P>
+inline constexpr bool has_runs = is_float(C) && C != Codec::f32 && P == 4;
+template <Codec C, int T, int P>
+KLENS_INLINE void float_runs(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned char* end, int& inputs) {
+  constexpr int units = 8, ahead = 4 * units * line_bytes, run = units * codec_unit<C>.inputs;
+  static_assert(codec_unit<C>.lines == 1 && units % P == 0);
+  for (; inputs >= run; inputs -= run) {
+    // At a panel's end the next tile's, P - 1 panels on.
+    const unsigned char* next = c.at + ahead + (end - c.at <= ahead ? (P - 1) * c.panel_bytes : 0);
+    const auto one = [&](int n) KLENS_INLINE_LAMBDA {
+      unroll<P>([&](int l) KLENS_INLINE_LAMBDA { __builtin_prefetch(next + l * line_bytes, 0, 3); });
+      next += P * line_bytes + (n % (units / P) == 0 ? c.panel_bytes - units * line_bytes : 0);
+      float_unit<C>(acc, c);
+      c.at += unit_bytes<C>, c.x += codec_unit<C>.inputs;
+    };
+    one(1);
+    for (int n = 2; n <= units; ++n) one(n);
+  }
+}
+
+/// chain of one token and P panels, 32 inputs at a time: the codes of one panel after the other go to L1 as u8 lines (other bits
+/// are noise), from where all panels are multiplied step by step. Few registers hold lines so, and each panel is read in runs: P
+/// panels of 3 to 6 lines read step by step are too many streams. Zen 5, cycles per 16 weights, chain of 4 panels (256 bits: of
+/// 2) and this with 8 (4): w6 512 bits from L3 1.53 and 1.16, from DRAM 1.57 and 1.35, 256 bits 3.7 and 2.8; w3 2.5 and 2.3.
+/// Fetched are, while `run` blocks are multiplied, the next `run` of one panel after the other: `turn` counts the blocks. The
+/// same lines of all panels at each step: w6 from DRAM 1.45; runs half as long 1.53, twice as long, into L2, 1.40.
+template <Codec C, int P>
+KLENS_INLINE void staged_chain(v16f (&acc)[1][P], Cursor<Dot::f32>& c, const unsigned char* end, int inputs, int& turn) {
+  constexpr Unit unit = codec_unit<C>;
+  constexpr int block = 32, units = block / unit.inputs, run = 8, part = (P * units * unit.lines + 7) / 8;
+  const Levels<C> levels;
+  alignas(line_bytes) unsigned char staged[(block / 4 * P + 1) * line_bytes];
+  while (inputs > 0) {
+    const int count = units > 1 && inputs < block ? inputs : block;
+    const unsigned char* panel = c.at;
+    for (unsigned char* first = staged; first < staged + P * line_bytes; first += line_bytes, panel += c.panel_bytes) {
+      const unsigned char* from = panel;
+      for (unsigned char* to = first; to < first + count / 4 * P * line_bytes; from += unit_bytes<C>)
+        unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
+          store_i(reinterpret_cast<std::int32_t*>(to), move_bits(codes<C>(from, i), code_at<C>(i), 0)), to += P * line_bytes;
+        });
+    }
+    const unsigned char* ahead = c.at + (run - turn) * units * unit_bytes<C> + turn % (run / P) * (part * 8 * line_bytes);
+    ahead += turn / (run / P) * c.panel_bytes + ((P - 1) * c.panel_bytes & -std::int64_t(end <= ahead));
+    // Opaque: else clang 14 addresses the lines by the stack pointer, and they look like spills (tests/structure/spills.sh).
+    const unsigned char* from = opaque(&staged[0]);
+    for (const unsigned char* const last = from + count / 4 * P * line_bytes; from < last; from += P * line_bytes) {
+      unroll<part>([&](int) KLENS_INLINE_LAMBDA { __builtin_prefetch(ahead, 0, 3), ahead += line_bytes; });
+#if defined(KLENS_HAS_AVX512)
+      v16i packed[P];
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = load_line_once(from + p * line_bytes); });
+      unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+        const v16i x = broadcast4(c.x + j);
+        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fma_step(acc[0][p], float_of_code<C>(packed[p], levels, 0, j), x); });
+      });
+#else
+      // Read from its byte j on, a line has the codes of input j at bit 0: no shift, one mask, and codes stay in memory.
+      unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+        unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+          fma_step(acc[0][p], float_of_code<C>(load_line(from + p * line_bytes + j), levels, 0, 0), c.x + j);
+        });
+      });
+#endif
+      c.x += 4;
+    }
+    c.at += count / unit.inputs * unit_bytes<C>, inputs -= count, turn = (turn + 1) % run;
+  }
+}
+
+/// acc[t][p] += `inputs` inputs in f32, whole units.
+template <Codec C, int T, int P>
+KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned char* end, int inputs) {
+  constexpr Unit unit = codec_unit<C>;
+  [[maybe_unused]] const Levels<C> levels;
+  if constexpr (has_runs<C, P>)
+    if (far_fetches()) float_runs<C>(acc, c, end, inputs);
+  for (; inputs > 0; inputs -= unit.inputs, c.at += unit_bytes<C>, c.x += unit.inputs) {
+    // Codes: a share of the lines at every step. All at once, six lines of four panels hold up the loads behind them (Zen 5,
+    // w6 from DRAM, 512 bits: 1.94 cycles per 16 weights, so 1.70); on 16 registers clang 14 would spill. Floats have one
+    // line.
+    [[maybe_unused]] const Ahead ahead = ahead_of<C, Dot::f32, Fold::carry, P>(c.panel_bytes, end - c.at);
+    [[maybe_unused]] const auto fetch = [&](const unsigned char* panel, int step) KLENS_INLINE_LAMBDA {
+      unroll<unit.lines>([&](int l) KLENS_INLINE_LAMBDA {
+        const int at = clang_spills ? 0 : l * (unit.inputs / 4) / unit.lines;
+        if (at == step) fetch_line<C, Dot::f32, Fold::carry>(panel + l * line_bytes, ahead);
+      });
+    };
+    if constexpr (!has_codes<C>)
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fetch_line<C, Dot::f32, Fold::carry>(c.at + p * c.panel_bytes, ahead); });
+    if constexpr (has_codes<C>)
+      unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
+        // gcc 12 would hold an address for each line of each panel, more than there are registers.
+        const unsigned char* panel = c.at;
+        constexpr int together = P == 3 ? 1 : P;
+        unroll<P / together>([&](int first) KLENS_INLINE_LAMBDA {
+          v16i packed[together];
+          unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
+            if constexpr (P > 1) panel = opaque(panel);
+            packed[p] = codes<C>(panel, i);
+            fetch(panel, i);
+            panel += c.panel_bytes;
+          });
+          unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+            unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
+              packed[p] = after(acc[T - 1][first + (p + together - 1) % together], packed[p]);
+              const v16f w = float_of_code<C>(packed[p], levels, i, j);
+              unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][first + p], w, c.x + t * c.stride + 4 * i + j); });
+            });
+          });
+        });
+      });
+    else
+      float_unit<C>(acc, c);
+  }
+}
+
+}  // namespace gemv_detail
+
+}  // namespace klens::inline KLENS_NS
