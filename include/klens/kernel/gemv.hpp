@@ -57,16 +57,21 @@ inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
 template <int P>
 inline constexpr int rest_panels = P == 8 ? 4 : P == 3 || (P == 4 && vector_registers == 16) ? 2 : 1;
 
-/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles, so a few are kept in flight; a group
-/// is short and groups overlap, so two do. Without VNNI the chain is an addition, and yet two of them are faster (Zen 4,
-/// w8a8: 1.60 cycles for 32 bytes in a loop on registers, one 1.76; the GEMV by 4 % on 256 bits, by 16 % on 512). Zen 5 adds
-/// integers in two cycles: at 512 bits four are faster than two (w8a8 in L3 1.08, of two tokens 1.31 times), but for groups.
-template <Dot K, Fold F, int T>
-inline constexpr int parts = T == 4 || K == Dot::u4 ? 1
-    : !has_dot_u8 && (F == Fold::scale || vector_registers < 32) ? (T == 1 ? 2 : 1)
-    : !has_dot_u8                                   ? 4 / T
-    : F == Fold::scale                              ? (T == 1 ? 2 : vector_registers / (8 * T))
-                                                    : vector_registers / (8 * T);
+/// Accumulators of each token of an integer tile. A VNNI dot takes 4 or 5 cycles and Zen 5 begins two a cycle: as many as fit (16
+/// registers of half the width hold 8 beside the lines). Half as many, Zen 5, from L3: avx_vnni w4a8 1.39 times the time, w8a16
+/// 1.48, w4a8 and w8a8 of two tokens 1.57 to 1.65; 512 bits w4a8 1.12, of two tokens w4a8 1.37, w8a16 1.33. A group is short and groups
+/// overlap: two do, four cost 4 to 9 %. Without VNNI the chain is an addition, and yet two of them are faster (Zen 4, w8a8: 1.60
+/// cycles for 32 bytes in a loop on registers, one 1.76; the GEMV by 4 % on 256 bits, by 16 % on 512). Zen 5 adds integers in
+/// two cycles: at 512 bits four are faster than two (w8a8 in L3 1.08, of two tokens 1.31 times), but for groups. Halves of
+/// packed codes need registers of their own: with 16, eight accumulators of int16 products would spill for all but one token of w8.
+template <Codec C, Dot K, Fold F, int T>
+inline constexpr int parts = K == Dot::u4                       ? 1
+    : has_dot_u8 && F != Fold::scale && (vector_registers == 32 || K == Dot::u8 || (C == Codec::i8 && T == 1))
+                                                                 ? vector_registers / (4 * T)
+    : T == 4                                                     ? 1
+    : has_dot_u8                                                 ? (T == 1 ? 2 : vector_registers / (8 * T))
+    : F == Fold::scale || vector_registers < 32                  ? (T == 1 ? 2 : 1)
+                                                                 : 4 / T;
 
 /// acc[t][.] += 4 N inputs in exact integers: u8 lines x int8 rows, or both halves of a line x int16 rows (order 0 2 1
 /// 3). A unit of one line is read once for all its inputs: load_line_once.
@@ -106,7 +111,7 @@ KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
 template <Codec C, Dot K, Fold F, int T>
 KLENS_INLINE void integer_part(v16f (&part)[T][1], Cursor<K>& c, std::int64_t sums_stride, int inputs, int ahead) {
   constexpr Unit unit = codec_unit<C>;
-  constexpr int A = parts<K, F, T>, block = 32, units = block / unit.inputs;
+  constexpr int A = parts<C, K, F, T>, block = 32, units = block / unit.inputs;
   static_assert(block % unit.inputs == 0);
   v16i acc[T][A];
   unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
