@@ -7,8 +7,8 @@
 //   s16    16 dwords of 2 signed int16     2                 int16, each 4 inputs as 0 2 1 3
 //
 // Between blocks accumulators wait in scratch, so a chain crosses blocks unbroken. Groups: float sums stay in registers
-// beside the integers of the group (through memory, 24 stores per group of 32 cost 30 % of the time). Rows of x want
-// row_stride(): rows 1 KB apart evict each other from L1.
+// beside the integers of the group (through memory, 24 stores per group of 32 cost 30 % of the time at 512 bits; two_sums says
+// where not). Rows of x want row_stride(): rows 1 KB apart evict each other from L1.
 #pragma once
 
 #include <klens/kernel/linear_common.hpp>
@@ -21,9 +21,12 @@ namespace klens::inline KLENS_NS {
 namespace gemm_detail {
 
 /// Tile: 12 x 2 of 16 lanes fill 32 registers with accumulators (24) and two lines; half as many tokens where each has
-/// an accumulator of integers and one of floats. On 16 registers of 256 bits: 6 x 1 and 3 x 1.
+/// an accumulator of integers and one of floats. On 16 registers of 256 bits: 6 x 1 and 3 x 1. With VNNI 3 x 1 would be six
+/// chains, where dots of 4 cycles, two begun in each, want eight: float sums wait in memory (Zen 5, 128 tokens: w4g32a8 78 ->
+/// 82 % of the dot peak, w4g32a16 78 -> 88; without VNNI so 0.98 to 0.99 times as fast, 512 bits 0.77 to 0.98).
 template <Dot K, Fold F>
-inline constexpr bool two_sums = (F == Fold::scale && (K != Dot::f32 || vector_registers == 32)) || K == Dot::u4;
+inline constexpr bool two_sums =
+    K == Dot::u4 || (F == Fold::scale && (vector_registers == 32 || (K != Dot::f32 && !has_dot_u8)));
 template <Dot K, Fold F>
 inline constexpr int tile_tokens = vector_registers == 0 ? 1 : vector_registers * 3 / (two_sums<K, F> ? 16 : 8);
 inline constexpr int tile_panels = vector_registers == 32 ? 2 : 1;
@@ -121,8 +124,8 @@ inline constexpr bool shares_inputs = false;
 #endif
 
 /// Lines of a round of the loop. Eight where a tile is small because it has two sums, or a group ends soon: rolled, 15
-/// instructions took 3 cycles or 4.4 depending on where they came to lie (Zen 5, avx_vnni w4g32a8: 78 or 57 % of the dot peak,
-/// at 32 and 0 modulo 64), unrolled 77 anywhere; avx2 w4a8 77 -> 81 %, w4g32a8 59 -> 63, w8g32a8 71 -> 75, w4g32a16 72 -> 75.
+/// instructions took 3 cycles or 4.4 depending on where they came to lie (Zen 5, avx_vnni w4g32a8 in tiles of 3 x 1: 78 or 57 % of the dot
+/// peak, at 32 and 0 modulo 64), unrolled 77 anywhere; avx2 w4a8 77 -> 81 %, w4g32a8 59 -> 63, w8g32a8 71 -> 75, w4g32a16 72 -> 75.
 template <Dot K, Fold F>
 inline constexpr int lines_of_round = vector_registers > 0 && (F == Fold::scale || K == Dot::u4) ? 8 : 1;
 
