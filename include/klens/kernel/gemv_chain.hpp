@@ -43,17 +43,18 @@ template <Codec C, int T, int P>
 inline constexpr bool by_stages = T == 1 && P > 1 && has_codes<C> &&
     (vector_registers == 32 ? codec_unit<C>.lines > 1 : vector_registers == 16 && C != Codec::i2 && C != Codec::nf4);
 
-/// What is added to a line's address to fetch it ahead of its use: `left` bytes of each of P panels lie there and behind,
-/// and the next tile goes on P panels later.
+/// What is added to a line's address to reach what is read `bytes` later: `left` bytes of each of P panels lie there and
+/// behind, and the next tile goes on P panels later. Without a branch: gcc 12 would make two loops of one.
+template <int P>
+KLENS_INLINE std::int64_t onward([[maybe_unused]] std::int64_t panel_bytes, [[maybe_unused]] std::int64_t left, std::int64_t bytes) {
+  return bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
+}
+
 struct Ahead { std::int64_t far, near; };
 template <Codec C, Dot K, Fold F, int P>
-KLENS_INLINE Ahead ahead_of([[maybe_unused]] std::int64_t panel_bytes, [[maybe_unused]] std::int64_t left) {
+KLENS_INLINE Ahead ahead_of(std::int64_t panel_bytes, std::int64_t left) {
   constexpr Fetch f = fetch_of<C, K, F>;
-  // Without a branch: gcc 12 would make two loops of one.
-  const auto from = [&](int bytes) KLENS_INLINE_LAMBDA {
-    return bytes + (P == 1 ? 0 : (P - 1) * panel_bytes & -std::int64_t(left <= bytes));
-  };
-  return {from(f.far), from(f.near)};
+  return {onward<P>(panel_bytes, left, f.far), onward<P>(panel_bytes, left, f.near)};
 }
 template <Codec C, Dot K, Fold F>
 KLENS_INLINE void fetch_line([[maybe_unused]] const unsigned char* line, [[maybe_unused]] const Ahead& ahead) {
@@ -98,8 +99,7 @@ KLENS_INLINE void float_runs(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsig
   constexpr int units = 8, ahead = 4 * units * line_bytes, run = units * codec_unit<C>.inputs;
   static_assert(codec_unit<C>.lines == 1 && units % P == 0);
   for (; inputs >= run; inputs -= run) {
-    // At a panel's end the next tile's, P - 1 panels on.
-    const unsigned char* next = c.at + ahead + (end - c.at <= ahead ? (P - 1) * c.panel_bytes : 0);
+    const unsigned char* next = c.at + onward<P>(c.panel_bytes, end - c.at, ahead);
     const auto one = [&](int n) KLENS_INLINE_LAMBDA {
       unroll<P>([&](int l) KLENS_INLINE_LAMBDA { __builtin_prefetch(next + l * line_bytes, 0, 3); });
       next += P * line_bytes + (n % (units / P) == 0 ? c.panel_bytes - units * line_bytes : 0);
@@ -133,8 +133,8 @@ KLENS_INLINE void staged_chain(v16f (&acc)[1][P], Cursor<Dot::f32>& c, const uns
           store_i(reinterpret_cast<std::int32_t*>(to), move_bits(codes<C>(from, i), code_at<C>(i), 0)), to += P * line_bytes;
         });
     }
-    const unsigned char* ahead = c.at + (run - turn) * units * unit_bytes<C> + turn % (run / P) * (part * 8 * line_bytes);
-    ahead += turn / (run / P) * c.panel_bytes + ((P - 1) * c.panel_bytes & -std::int64_t(end <= ahead));
+    const int bytes = (run - turn) * units * unit_bytes<C> + turn % (run / P) * (part * 8 * line_bytes);
+    const unsigned char* ahead = c.at + turn / (run / P) * c.panel_bytes + onward<P>(c.panel_bytes, end - c.at, bytes);
     // Opaque: else clang 14 addresses the lines by the stack pointer, and they look like spills (tests/structure/spills.sh).
     const unsigned char* from = opaque(&staged[0]);
     for (const unsigned char* const last = from + count / 4 * P * line_bytes; from < last; from += P * line_bytes) {
