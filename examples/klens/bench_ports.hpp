@@ -38,9 +38,10 @@ inline bool multiplies_bytes(Codec c, DotKind d, bool vnni) {
 ///   codes    w3, w5, w6: both planes moved into place and merged, 1 ternary operation / and, and, or
 ///   to u8    the codes (w4: shift every other time; w2: three times in four), then one and for those with other bits
 ///   to s16   w8, w6, w5, w3: the u8 line, then and (even bytes), shift (odd bytes); w4, w2: shift and and of each half
-///   to f32   512 bits, 4 bits and fewer: shift and table permutation; more: shift (inputs 2, 3), and-or (the mantissa
-///   of
-///            a power of two), subtract. 256 bits: shift, and, convert, subtract
+///   to f32   512 bits, 4 bits and fewer: a permutation, of floats or of bf16 into upper halves, and a shift for every two
+///   inputs but those at bits 0 and 16 (w2: for every eight but those); w5, w6: a permutation of bf16 for every two inputs,
+///   a shift for every other of those, then shift or and; w8: shift (inputs 2, 3), and-or (the mantissa of a power of two),
+///   subtract. 256 bits: shift, and, convert, subtract; w3, w2 shift and permutation
 ///   floats   f16 convert; bf16 shift or and; nf4 as w4, on 256 bits two permutations and a blend by a shifted sign
 inline PortCounts unpack_counts(Codec c, DotKind d, bool wide, bool bytes) {
   PortCounts n{};
@@ -55,8 +56,12 @@ inline PortCounts unpack_counts(Codec c, DotKind d, bool wide, bool bytes) {
     const bool packed = c == Codec::i4 || c == Codec::nf4 || c == Codec::i2;  // at their place in the line
     if (c == Codec::nf4 && !wide)
       add(Port::shift, 3.5 + 4), add(Port::shuffle, 8), add(Port::logic, 4);
-    else if (bits_of(c) <= (wide ? 4 : 3))
+    else if (c == Codec::nf4 || (!wide && bits_of(c) <= 3))
       add(Port::shift, packed ? 3.5 : 3), add(Port::shuffle, 4);
+    else if (wide && bits_of(c) <= 4)
+      add(Port::shift, c == Codec::i4 ? 1.5 : c == Codec::i3 ? 1 : 0.75), add(Port::shuffle, 4);
+    else if (wide && bits_of(c) <= 6)
+      add(Port::shift, 3), add(Port::shuffle, 2), add(Port::logic, 2);
     else if (wide)
       add(Port::shift, 2), add(Port::logic, 8);
     else

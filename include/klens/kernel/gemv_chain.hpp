@@ -196,7 +196,7 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
           unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
             unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
               packed[p] = after(acc[T - 1][first + (p + together - 1) % together], packed[p]);
-              const v16f w = float_of_code<C>(packed[p], levels, i, j);
+              const v16f w = float_of_code<C, T == 1>(packed[p], levels, i, j);
               unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][first + p], w, c.x + t * c.stride + 4 * i + j); });
             });
           });

@@ -52,33 +52,44 @@ inline constexpr SixteenFloats code_levels = [] {
 
 /// bf16(q) of the code in the low bits of an index 0..63, whose other bits do not matter.
 struct SixtyFourWords { std::uint16_t of[64]; };
-template <int Bits>
+template <int Bits, int At>
 inline constexpr SixtyFourWords code_words = [] {
   SixtyFourWords t{};
   for (int i = 0; i < 64; ++i)
-    t.of[i] = std::uint16_t(std::bit_cast<std::uint32_t>(float((i & ((1 << Bits) - 1)) - bias_of(Bits))) >> 16);
+    t.of[i] = std::uint16_t(std::bit_cast<std::uint32_t>(float((i >> At & ((1 << Bits) - 1)) - bias_of(Bits))) >> 16);
   return t;
 }();
 
-/// The tables of a codec in registers; empty where it has none. `upper` is for codes at bit 2 of a crumb line; `words` of
-/// at most 5 bits are one register, the second a copy.
-template <Codec C, bool Table = by_table<C>, bool Words = by_words<C>>
-struct Levels {};
+/// Integers by table on AVX-512: the code in the lower half of a dword becomes a float by a permutation of floats, the one in the
+/// upper half by a permutation of bf16 into the upper halves, the lower ones zero. Two inputs share a shift of their codes.
 template <Codec C>
-struct Levels<C, false, true> {
+inline constexpr bool by_halves = vector_registers == 32 && by_table<C> && is_integer(C);
+
+/// The tables of a codec in registers; empty where it has none.
+template <Codec C, bool Table = by_table<C>, bool Words = by_words<C>, bool Halves = by_halves<C>>
+struct Levels {};
+template <int Bits, int At = 0>
+KLENS_INLINE v16i words_from(int first) { return load_i(reinterpret_cast<const std::int32_t*>(code_words<Bits, At>.of + first)); }
+/// `words` of at most 5 bits are one register, the second a copy.
+template <Codec C>
+struct Levels<C, false, true, false> {
   v16i words, more;
-  KLENS_INLINE Levels() : words(half_table(0)), more(half_table(32)) {}
-  KLENS_INLINE static v16i half_table(int at) { return load_i(reinterpret_cast<const std::int32_t*>(code_words<bits_of(C)>.of + at)); }
+  KLENS_INLINE Levels() : words(words_from<bits_of(C)>(0)), more(words_from<bits_of(C)>(32)) {}
 };
 template <Codec C>
-struct Levels<C, true, false> {
+struct Levels<C, true, false, false> {
   v16f table;
   KLENS_INLINE Levels() : table(load(C == Codec::nf4 ? nf4_levels : code_levels<bits_of(C), 0>.of)) {}
 };
-template <>
-struct Levels<Codec::i2, true, false> {
-  v16f table, upper;
-  KLENS_INLINE Levels() : table(load(code_levels<2, 0>.of)), upper(load(code_levels<2, 2>.of)) {}
+/// [1]: of codes at bit 2, which crumb lines have.
+template <Codec C>
+struct Levels<C, true, false, true> {
+  v16f table[C == Codec::i2 ? 2 : 1];
+  v16i words[C == Codec::i2 ? 2 : 1];
+  KLENS_INLINE Levels() {
+    table[0] = load(code_levels<bits_of(C), 0>.of), words[0] = words_from<bits_of(C)>(0);
+    if constexpr (C == Codec::i2) table[1] = load(code_levels<2, 2>.of), words[1] = words_from<2, 2>(0);
+  }
 };
 
 /// Bit of a byte at which codes<C>(unit, i) holds its code.
@@ -139,23 +150,27 @@ KLENS_INLINE v16f float_at(v16i v, int at) {
 
 /// float(q), or the nf4 level, of byte j of codes<C>(unit, i): exact. By table: shift and permute; else float_at. Zen 4,
 /// 16 weights with their fma, cycles in a loop on registers of 512 bits: by table of 16 1.62, float_at 2.0, behind a shift
-/// 2.4; shift, mask, convert and subtract 3.0.
-template <Codec C>
+/// 2.4; shift, mask, convert and subtract 3.0. Zen 5 has four vector ports, of which two take FMA, two permutations, one of them
+/// the same, and two shifts and additions, one of them the other that permutes. `Alone`, with one FMA each, a subtraction for one
+/// permutation in eight evens them out; four tokens have FMA enough and no registers for its constants. GEMV of one token in L3,
+/// cycles per 16 weights, each code shifted and looked up, by halves, and so: w4 0.89, 0.83, 0.80, w2 0.82, 0.82, 0.78.
+template <Codec C, bool Alone = false>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
   const int at = 8 * j + code_at<C>(i);
   if constexpr (by_table<C> && is_integer(C) && vector_registers == 16) {
     return from_bits(lookup8(bits(levels.table), move_bits(codes, at, 0)));
-  } else if constexpr (C == Codec::i2 && by_table<C>) {
-    return lookup16(i % 2 == 0 ? levels.table : levels.upper, codes, 8 * j + 4 * (i / 2));
 #if defined(KLENS_HAS_AVX512)
   } else if constexpr (by_words<C>) {
     // Inputs j and j + 2 share the look-up.
     const v16i index = j % 2 == 0 ? codes : shr16(codes, 8);
     const v16i two = bits_of(C) == 6 ? lookup_words(levels.words, levels.more, index) : lookup_words(levels.words, index);
     return from_bits(j < 2 ? shl(two, 16) : two & splat_i(std::int32_t(0xffff0000u)));
-  } else if constexpr (C == Codec::i4) {
-    // Two in eight without table or shift: permutations, shifts and fma each have two ports of four (1.70 to 1.63 cycles).
-    return i == 0 && (j == 1 || j == 2) ? float_at<C>(codes, at) : lookup16(levels.table, codes, at);
+  } else if constexpr (by_halves<C>) {
+    // Inputs j and j + 2 share the index: their codes are at bits low and 16 + low. clang 14 would spill the constants.
+    const int low = C == Codec::i2 ? at % 4 : 0;
+    const v16i index = move_bits(codes, at % 16 - low, 0);
+    if (Alone && !is_clang && j == 2 && (C == Codec::i4 ? i == 1 : C == Codec::i2 && low == 0)) return float_at<C>(index, 16);
+    return j < 2 ? lookup16(levels.table[low / 2], index) : from_bits(lookup_upper_words(levels.words[low / 2], index));
 #endif
   } else if constexpr (by_table<C>) {
     return lookup16(levels.table, codes, at);

@@ -114,6 +114,10 @@ KLENS_INLINE v16i lookup_words(v16i low, v16i high, v16i codes) {
 KLENS_INLINE v16i lookup_words(v16i table, v16i codes) {
   return simd::lanes_i(_mm512_permutexvar_epi16(simd::reg(codes), simd::reg(table)));
 }
+/// The same of one register in the upper halves, the lower ones zero.
+KLENS_INLINE v16i lookup_upper_words(v16i table, v16i codes) {
+  return simd::lanes_i(_mm512_maskz_permutexvar_epi16(0xaaaaaaaau, simd::reg(codes), simd::reg(table)));
+}
 KLENS_INLINE v16i shr16(v16i a, int n) { return simd::lanes_i(_mm512_srli_epi16(simd::reg(a), unsigned(n))); }
 #endif
 
