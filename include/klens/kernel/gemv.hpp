@@ -40,7 +40,7 @@ inline constexpr int most_tokens = vector_registers == 0                        
 /// 8 chains. Zen 5, 2048 x 2048 in L3, cycles per 16 weights of one token at 512 bits: w4 1.14 with 4 panels, 0.88 with 8,
 /// w2 1.10, 0.79 (from DRAM 1.15, 0.94; 1.10, 0.85); of two tokens w4 1.08 with 2 panels, 0.67 with 4, w6 1.24, 0.98. Eight
 /// panels of w8 are too many streams (from DRAM 6 % slower), of several lines each far too many (w6 1.48, 1.84; in L2 1.27,
-/// 1.21): staged_chain. w4 in 8: clang 14 makes 2 stack accesses for 64 products. w2 at 256 bits: 2.07 with 2, 1.73 with 3, each
+/// 1.21): staged_chain. w2 at 256 bits: 2.07 with 2, 1.73 with 3, each
 /// unpacked by itself: together, or 4, would spill.
 template <Codec C, Dot K, int T>
 inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
@@ -48,7 +48,7 @@ inline constexpr int panels = K != Dot::f32 || vector_registers == 0 ? 1
     : C == Codec::f32                                          ? 2
     : T == 2                                                   ? (vector_registers == 32 ? 4 : is_float(C) ? 2 : 1)
     : by_stages<C, 1, 2>                                       ? vector_registers / 4
-    : vector_registers == 32 && bits_of(C) <= 4 && !(is_clang && C == Codec::i4) ? 8
+    : vector_registers == 32 && bits_of(C) <= 4 ? 8
     : vector_registers == 32 || is_float(C)                    ? 4
     : C == Codec::i2 && !clang_spills                          ? 3
                                                                : 2;
@@ -163,7 +163,7 @@ KLENS_NOINLINE void tile(const LinearArgs& a, const LinearShape& s, int token, i
     v16f part[T][P];
     if constexpr (kind == Dot::f32) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA { unroll<P>([&](int p) KLENS_INLINE_LAMBDA { part[t][p] = zero(); }); });
-      if constexpr (by_stages<C, T, P>) staged_chain<C, P>(part, c, end, inputs, turn);
+      if constexpr (by_stages<C, T, P>) staged_chain<C, F>(part[0], c, end, inputs, turn);
       else chain<C, T, P>(part, c, end, inputs);
     } else {
       integer_part<C, kind, F, T>(part, c, sums_stride, inputs, fetched);

@@ -72,17 +72,34 @@ struct Cursor {
   std::int64_t panel_bytes, stride;
 };
 
+/// Inputs of a chain's steps: on 32 registers broadcast once for all panels, else read by every product. Two loads a cycle do for
+/// 64 products with as many inputs of their own, but not for lines and fetches beside them (Zen 5, cycles per 16 weights and
+/// token from L3: f16 of two tokens 0.84 -> 0.65, w6 0.78 -> 0.72, of four 0.69 -> 0.62, w4g32 0.64 -> 0.60). One token gains
+/// nothing with floats and loses registers in w2, four lose them in w3, and floats from DRAM a little.
+template <Codec C, int T>
+inline constexpr bool shares_chain_inputs =
+    vector_registers == 32 && (has_codes<C> ? !(C == Codec::i2 && T == 1) && !(C == Codec::i3 && T == 4) : T == 2);
+template <Codec C, int T>
+KLENS_INLINE auto chain_input(const float* x) {
+  if constexpr (shares_chain_inputs<C, T>) return shared_input(x);
+  else return x;
+}
+template <Codec C, int T>
+using ChainInput = decltype(chain_input<C, T>(nullptr));
+
 /// acc[t][p] += one unit of floats of 16 bits, or one input of f32.
 template <Codec C, int T, int P>
 KLENS_INLINE void float_unit(v16f (&acc)[T][P], const Cursor<Dot::f32>& c) {
   constexpr Unit unit = codec_unit<C>;
+  ChainInput<C, T> x[T];
   unroll<unit.inputs * P>([&](int n) KLENS_INLINE_LAMBDA {
     // Two inputs of bf16 share a line. Four panels of one token take both at once: clang 14 would keep the lines of
     // all in 8 of 16 registers and spill 12 times. Two tokens have no registers for their four inputs.
     constexpr bool by_line = C == Codec::bf16 && T == 1 && vector_registers == 16;
     const int i = by_line ? n % unit.inputs : n / P, p = by_line ? n / unit.inputs : n % P;
+    if (by_line || p == 0) unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[t] = chain_input<C, T>(c.x + t * c.stride + i); });
     const v16f w = value<C>(c.at + p * c.panel_bytes, i);
-    unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, c.x + t * c.stride + i); });
+    unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, x[t]); });
   });
 }
 
@@ -111,52 +128,91 @@ KLENS_INLINE void float_runs(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsig
   }
 }
 
-/// chain of one token and P panels, 32 inputs at a time: the codes of one panel after the other go to L1 as u8 lines (other bits
-/// are noise), from where all panels are multiplied step by step. Few registers hold lines so, and each panel is read in runs: P
-/// panels of 3 to 6 lines read step by step are too many streams. Zen 5, cycles per 16 weights, chain of 4 panels (256 bits: of
-/// 2) and this with 8 (4): w6 512 bits from L3 1.53 and 1.16, from DRAM 1.57 and 1.35, 256 bits 3.7 and 2.8; w3 2.5 and 2.3.
+/// Codes of `inputs` inputs of a panel as u8 lines (other bits are noise), P lines apart.
+template <Codec C, int P>
+KLENS_INLINE void stage(const unsigned char* from, unsigned char* to, int inputs) {
+  constexpr int step = P * line_bytes;
+  for (const unsigned char* const last = to + inputs / 4 * step; to < last; from += unit_bytes<C>)
+    unroll<codec_unit<C>.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
+      store_i(reinterpret_cast<std::int32_t*>(to), move_bits(codes<C>(from, i), code_at<C>(i), 0)), to += step;
+    });
+}
+
+/// acc[p] += four inputs of all panels, of which P staged lines hold the codes.
+template <Codec C, int P>
+KLENS_INLINE void staged_step(v16f (&acc)[P], const unsigned char* lines, [[maybe_unused]] const Levels<C>& levels, const float* x) {
+#if defined(KLENS_HAS_AVX512)
+  v16i packed[P];
+  unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = load_line_once(lines + p * line_bytes); });
+  unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+    const v16i input = shared_input(x + j);
+    unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fma_step(acc[p], float_of_code<C>(packed[p], levels, 0, j), input); });
+  });
+#else
+  // Read from its byte j on, a line has the codes of input j at bit 0: no shift, one mask, and codes stay in memory.
+  unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+    unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
+      fma_step(acc[p], float_of_code<C>(load_line(lines + p * line_bytes + j), levels, 0, 0), x + j);
+    });
+  });
+#endif
+}
+
+/// Whether a panel of the next block is staged beside a part of this block's products, not all of it before them. A block's
+/// lines take a store each, and two blocks' worth of instructions fill no window. Zen 5, cycles per 16 weights from L3: w3 1.12 ->
+/// 0.93, w5 1.10 -> 1.02, 256 bits (of 8 lanes) w8 1.24 -> 1.16, w4 1.23 -> 1.16, w3 1.12 -> 1.07, w6 and w5 1 % slower. w6 at 512
+/// bits 1.15 -> 1.04, but from DRAM, which binds it, 1.27 -> 1.33. clang 14 would spill at 256 bits. Groups end too soon.
+template <Codec C, Fold F>
+inline constexpr bool stages_beside =
+    F == Fold::carry && !clang_spills && C != Codec::i6 && (C != Codec::i5 || vector_registers == 32);
+
+/// chain of one token and P panels, 32 inputs at a time: the codes of one panel after the other go to L1 (stage), from where all
+/// panels are multiplied step by step. Few registers hold lines so, and each panel is read in runs: P panels of 3 to 6 lines read
+/// step by step are too many streams. Zen 5, cycles per 16 weights, chain of 4 panels (256 bits: of 2) and this with 8 (4): w6
+/// 512 bits from L3 1.53 and 1.16, from DRAM 1.57 and 1.35, 256 bits 3.7 and 2.8; w3 2.5 and 2.3.
 /// Fetched are, while `run` blocks are multiplied, the next `run` of one panel after the other: `turn` counts the blocks. The
 /// same lines of all panels at each step: w6 from DRAM 1.45; runs half as long 1.53, twice as long, into L2, 1.40.
-template <Codec C, int P>
-KLENS_INLINE void staged_chain(v16f (&acc)[1][P], Cursor<Dot::f32>& c, const unsigned char* end, int inputs, int& turn) {
+template <Codec C, Fold F, int P>
+KLENS_INLINE void staged_chain(v16f (&acc)[P], Cursor<Dot::f32>& c, const unsigned char* end, int inputs, int& turn) {
   constexpr Unit unit = codec_unit<C>;
   constexpr int block = 32, units = block / unit.inputs, run = 8, part = (P * units * unit.lines + 7) / 8;
+  constexpr int step = P * line_bytes, whole = block / 4 * step;
   const Levels<C> levels;
-  alignas(line_bytes) unsigned char staged[(block / 4 * P + 1) * line_bytes];
+  alignas(line_bytes) unsigned char staged[2 * whole + line_bytes];
+  unsigned char* lines = staged;
+  const unsigned char *from = nullptr, *ahead = nullptr;
+  // c.at: behind what is staged.
+  const auto begin_block = [&]() KLENS_INLINE_LAMBDA {
+    // Opaque: else clang 14 addresses the lines by the stack pointer, and they look like spills (tests/structure/spills.sh).
+    from = opaque(lines);
+    turn = (turn + 1) % run;
+    const int bytes = (run - turn) * units * unit_bytes<C> + turn % (run / P) * (part * 8 * line_bytes);
+    ahead = c.at + turn / (run / P) * c.panel_bytes + onward<P>(c.panel_bytes, end - c.at, bytes);
+  };
+  const auto multiply = [&]() KLENS_INLINE_LAMBDA {
+    unroll<part>([&](int) KLENS_INLINE_LAMBDA { __builtin_prefetch(ahead, 0, 3), ahead += line_bytes; });
+    staged_step<C>(acc, from, levels, c.x);
+    from += step, c.x += 4;
+  };
   while (inputs > 0) {
     const int count = units > 1 && inputs < block ? inputs : block;
     const unsigned char* panel = c.at;
-    for (unsigned char* first = staged; first < staged + P * line_bytes; first += line_bytes, panel += c.panel_bytes) {
-      const unsigned char* from = panel;
-      for (unsigned char* to = first; to < first + count / 4 * P * line_bytes; from += unit_bytes<C>)
-        unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
-          store_i(reinterpret_cast<std::int32_t*>(to), move_bits(codes<C>(from, i), code_at<C>(i), 0)), to += P * line_bytes;
-        });
-    }
-    const int bytes = (run - turn) * units * unit_bytes<C> + turn % (run / P) * (part * 8 * line_bytes);
-    const unsigned char* ahead = c.at + turn / (run / P) * c.panel_bytes + onward<P>(c.panel_bytes, end - c.at, bytes);
-    // Opaque: else clang 14 addresses the lines by the stack pointer, and they look like spills (tests/structure/spills.sh).
-    const unsigned char* from = opaque(&staged[0]);
-    for (const unsigned char* const last = from + count / 4 * P * line_bytes; from < last; from += P * line_bytes) {
-      unroll<part>([&](int) KLENS_INLINE_LAMBDA { __builtin_prefetch(ahead, 0, 3), ahead += line_bytes; });
-#if defined(KLENS_HAS_AVX512)
-      v16i packed[P];
-      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { packed[p] = load_line_once(from + p * line_bytes); });
-      unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
-        const v16i x = broadcast4(c.x + j);
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fma_step(acc[0][p], float_of_code<C>(packed[p], levels, 0, j), x); });
-      });
-#else
-      // Read from its byte j on, a line has the codes of input j at bit 0: no shift, one mask, and codes stay in memory.
-      unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-          fma_step(acc[0][p], float_of_code<C>(load_line(from + p * line_bytes + j), levels, 0, 0), c.x + j);
-        });
-      });
-#endif
-      c.x += 4;
-    }
-    c.at += count / unit.inputs * unit_bytes<C>, inputs -= count, turn = (turn + 1) % run;
+    for (int p = 0; p < P; ++p, panel += c.panel_bytes) stage<C, P>(panel, lines + p * line_bytes, count);
+    c.at += count / unit.inputs * unit_bytes<C>;
+    begin_block();
+    if constexpr (stages_beside<C, F>)
+      for (; inputs >= 2 * block; inputs -= block) {
+        unsigned char* to = lines = lines == staged ? staged + whole : staged;
+        panel = c.at;
+        for (const unsigned char* const last = from + whole; from < last; panel += c.panel_bytes, to += line_bytes) {
+          stage<C, P>(panel, to, block);
+          unroll<block / 4 / P>([&](int) KLENS_INLINE_LAMBDA { multiply(); });
+        }
+        c.at += units * unit_bytes<C>;
+        begin_block();
+      }
+    for (const unsigned char* const last = from + count / 4 * step; from < last;) multiply();
+    inputs -= count;
   }
 }
 
@@ -180,11 +236,18 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
     };
     if constexpr (!has_codes<C>)
       unroll<P>([&](int p) KLENS_INLINE_LAMBDA { fetch_line<C, Dot::f32, Fold::carry>(c.at + p * c.panel_bytes, ahead); });
-    if constexpr (has_codes<C>)
+    if constexpr (has_codes<C>) {
+      const float* row[T];
+      unroll<T>([&](int t) KLENS_INLINE_LAMBDA { row[t] = opaque(c.x + t * c.stride); });
       unroll<unit.inputs / 4>([&](int i) KLENS_INLINE_LAMBDA {
-        // gcc 12 would hold an address for each line of each panel, more than there are registers.
+        // gcc 12 would hold an address for each line of each panel, and of each input, more than there are registers.
         const unsigned char* panel = c.at;
-        constexpr int together = P == 3 ? 1 : P;
+        constexpr int together = P == 3 || (T == 2 && C == Codec::i4) ? 1 : P;
+        ChainInput<C, T> x[4][T];
+        const auto read_inputs = [&](int j) KLENS_INLINE_LAMBDA {
+          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[j][t] = chain_input<C, T>(row[t] + 4 * i + j); });
+        };
+        if constexpr (together == 1) unroll<4>(read_inputs);
         unroll<P / together>([&](int first) KLENS_INLINE_LAMBDA {
           v16i packed[together];
           unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
@@ -194,16 +257,18 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
             panel += c.panel_bytes;
           });
           unroll<4>([&](int j) KLENS_INLINE_LAMBDA {
+            if constexpr (together > 1) read_inputs(j);
             unroll<together>([&](int p) KLENS_INLINE_LAMBDA {
               packed[p] = after(acc[T - 1][first + (p + together - 1) % together], packed[p]);
               const v16f w = float_of_code<C, T == 1>(packed[p], levels, i, j);
-              unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][first + p], w, c.x + t * c.stride + 4 * i + j); });
+              unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][first + p], w, x[j][t]); });
             });
           });
         });
       });
-    else
+    } else {
       float_unit<C>(acc, c);
+    }
   }
 }
 

@@ -142,6 +142,14 @@ KLENS_INLINE v16i odd16(v16i line) { return shr(line, 8) & splat_i(0x00ff00ff); 
 
 #endif
 
+/// x of several steps: broadcast once where registers are many, else as it is.
+#if defined(KLENS_HAS_AVX512)
+KLENS_INLINE v16i shared_input(const void* x) { return broadcast4(x); }
+#else
+template <class X>
+KLENS_INLINE const X* shared_input(const X* x) { return x; }
+#endif
+
 /// Codes of at most 6 bits on levels without VNNI: int16 sums of products of bytes, at 4 bits twice as fast as dot_s16.
 ///   dot_u4(acc, w, x)   acc[r][h] += w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw and an add
 ///   add_pairs(acc, n)   acc[r] += n[r][0] + n[r][1]
