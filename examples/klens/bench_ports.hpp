@@ -10,8 +10,8 @@
 //   unpack, once          unpack_counts: shortest sequences known, from the packed line in a register to the operand
 //   fold, per token       groups of g inputs: 4/g of convert and fma (f32 rows: of fma); 4/g of half for the scales
 //
-// Unpacking is spread over the tokens of a GEMV tile (at most 4 at a time). A GEMM expands a panel once for all tokens,
-// so only its multiplications count. Loads, stores and address arithmetic count nothing.
+// Unpacking counts once for up to 8 tokens, as a GEMM of them does it (kernel/linear.hpp, gemm_from); of more tokens the
+// multiplications alone count. Loads, stores and address arithmetic count nothing.
 //
 //   time = max( each class / its measured rate,  all counts / the best measured rate of any mix )
 #pragma once
@@ -112,13 +112,11 @@ inline PortTime port_time(const std::array<double, port_count>& rate, Level leve
   if (w.tokens > gemv_tokens) return t;
 
   PortCounts n = unpack_counts(w.codec, w.dot, wide, bytes);
-  const double tiles = std::max(1.0, w.tokens / 4.0);
-  for (double& count : n) count *= tiles;
   n[std::size_t(multiplier)] += products * w.tokens;
   if (multiplier == Port::dot_s16 && !vnni) n[std::size_t(Port::logic)] += products * w.tokens;
   if (w.group > 0) {
     const double folds = 4.0 / w.group;
-    n[std::size_t(Port::fma)] += folds * w.tokens, n[std::size_t(Port::half)] += folds * tiles;
+    n[std::size_t(Port::fma)] += folds * w.tokens, n[std::size_t(Port::half)] += folds;
     if (w.dot != DotKind::f32) n[std::size_t(Port::convert)] += folds * w.tokens;
   }
   double all = 0;

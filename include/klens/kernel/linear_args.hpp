@@ -55,7 +55,8 @@ struct LinearArgs {
   float* y = nullptr;                   // [tokens, y_stride], columns 0..round_up(rows, 16) written
   std::int64_t y_stride = 0;
   int begin = 0, end = 0;               // panels
-  void* scratch = nullptr;              // linear_scratch_bytes per thread, 64-byte aligned; needed for tokens > gemv_tokens
+  void* scratch = nullptr;              // linear_scratch_bytes per thread, 64-byte aligned; needed for tokens > gemv_tokens,
+                                        //   below it makes some formats faster (gemm_from)
 };
 
 inline constexpr int gemv_tokens = 8;                       // up to here the weights are read once per token tile, in place
