@@ -91,8 +91,8 @@ KLENS_INLINE void dots_of(v16i (&acc)[T][A], const Cursor<K>& c) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA { dot_u8(acc[t][i % A], line, c.x + t * c.stride + 4 * i); });
     } else if constexpr (K == Dot::u4) {
       unroll<T>([&](int t) KLENS_INLINE_LAMBDA {
-        if (i % steps == 0) narrow[t] = splat_i(0);
-        dot_u4(narrow[t], line, c.x + t * c.stride + 4 * i);
+        if (i % steps == 0) narrow[t] = product_u4(line, c.x + t * c.stride + 4 * i);
+        else dot_u4(narrow[t], line, c.x + t * c.stride + 4 * i);
         if (i % steps == steps - 1 || i == N - 1) add_pairs(acc[t][0], narrow[t]);
       });
     } else {

@@ -151,7 +151,8 @@ KLENS_INLINE const X* shared_input(const X* x) { return x; }
 #endif
 
 /// Codes of at most 6 bits on levels without VNNI: int16 sums of products of bytes, at 4 bits twice as fast as dot_s16.
-///   dot_u4(acc, w, x)   acc[r][h] += w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw and an add
+///   product_u4(w, x)    [r][h] = w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw
+///   dot_u4(acc, w, x)   acc[r][h] += product_u4(w, x)[r][h]
 ///   add_pairs(acc, n)   acc[r] += n[r][0] + n[r][1]
 /// A pair is at most 2 * (2^bits - 1) * 127, so dot_u4_steps of them stay below 32768: nothing saturates, nothing
 /// wraps.
@@ -161,15 +162,17 @@ static_assert(8 * 2 * 15 * 127 < 32768 && 4 * 2 * 31 * 127 < 32768 && 2 * 2 * 63
 #if defined(KLENS_HAS_AVX2) && !defined(KLENS_HAS_VNNI)
 inline constexpr bool has_dot_u4 = true;
 #if defined(KLENS_HAS_AVX512)
-KLENS_INLINE void dot_u4(v16i& acc, v16i w, v16i x) {
-  __m512i a = acc.v.data, product = _mm512_maddubs_epi16(w.v.data, x.v.data);
-  asm("vpaddw %1, %0, %0" : "+v"(a) : "v"(product));
-  acc.v.data = a;
-}
-KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
+KLENS_INLINE v16i product_u4(v16i w, v16i x) { return simd::lanes_i(_mm512_maddubs_epi16(simd::reg(w), simd::reg(x))); }
+KLENS_INLINE v16i product_u4(v16i w, const std::int8_t* x) {
   int four;
   std::memcpy(&four, x, 4);
-  dot_u4(acc, w, simd::lanes_i(_mm512_set1_epi32(four)));
+  return product_u4(w, simd::lanes_i(_mm512_set1_epi32(four)));
+}
+template <class X>
+KLENS_INLINE void dot_u4(v16i& acc, v16i w, X x) {
+  __m512i a = acc.v.data;
+  asm("vpaddw %1, %0, %0" : "+v"(a) : "v"(simd::reg(product_u4(w, x))));
+  acc.v.data = a;
 }
 KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
   __m512i a = acc.v.data;
@@ -177,17 +180,22 @@ KLENS_INLINE void add_pairs(v16i& acc, v16i n) {
   acc.v.data = a;
 }
 #else
-KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
+KLENS_INLINE v16i product_u4(v16i w, const std::int8_t* x) {
   const __m256i b = simd::dword_of(x);
+  return simd::lanes_i(_mm256_maddubs_epi16(simd::reg(w.a), b), _mm256_maddubs_epi16(simd::reg(w.b), b));
+}
+KLENS_INLINE void dot_u4(v16i& acc, v16i w, const std::int8_t* x) {
+  const v16i product = product_u4(w, x);
   __m256i low = acc.a.data, high = acc.b.data;
-  asm("vpaddw %1, %0, %0" : "+x"(low) : "x"(_mm256_maddubs_epi16(w.a.data, b)));
-  asm("vpaddw %1, %0, %0" : "+x"(high) : "x"(_mm256_maddubs_epi16(w.b.data, b)));
+  asm("vpaddw %1, %0, %0" : "+x"(low) : "x"(simd::reg(product.a)));
+  asm("vpaddw %1, %0, %0" : "+x"(high) : "x"(simd::reg(product.b)));
   acc.a.data = low, acc.b.data = high;
 }
 KLENS_INLINE void add_pairs(v16i& acc, v16i n) { dot_s16(acc, n, _mm256_set1_epi16(1)); }
 #endif
 #else
 inline constexpr bool has_dot_u4 = false;
+KLENS_INLINE v16i product_u4(v16i, const std::int8_t*) { __builtin_trap(); }
 KLENS_INLINE void dot_u4(v16i&, v16i, const std::int8_t*) { __builtin_trap(); }
 KLENS_INLINE void add_pairs(v16i&, v16i) { __builtin_trap(); }
 #endif
