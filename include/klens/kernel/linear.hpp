@@ -9,10 +9,10 @@
 // value(w) is float(q), the nf4 level or the float. Padding inputs (zeros in w and x) take part, in the same way
 // everywhere.
 //
-// Up to gemv_tokens tokens the weights are unpacked in registers (gemv.hpp), above, and with some formats before (gemm_from),
-// in scratch, once per 512 inputs (gemm.hpp); a8 of 16 tokens and more goes to AMX tiles where there are some (gemm_amx.hpp). Levels with VNNI read
-// x.q8 for a8, the others x.q16, or x.q8 for codes of at most 4 bits: the integers are the same. Oracle:
-// tests/oracle/linear.hpp.
+// Up to gemv_tokens tokens the weights are unpacked in registers (gemv.hpp), above, and with some formats before
+// (gemm_from), in scratch, once per 512 inputs (gemm.hpp); a8 of 16 tokens and more goes to AMX tiles where there are some
+// (gemm_amx.hpp). Levels with VNNI read x.q8 for a8, the others x.q16, or x.q8 for codes of at most 4 bits: the integers are
+// the same. Oracle: tests/oracle/linear.hpp.
 #pragma once
 
 #include <klens/kernel/gemm.hpp>

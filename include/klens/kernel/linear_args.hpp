@@ -12,9 +12,9 @@ namespace klens {
 template <class Args>
 using Kernel = void (*)(const Args&);
 
-/// Activation rows of a linear, laid out once as the union of what its consumers read. stride: a multiple of
-/// 32, at least K, best row_stride(K); elements K..stride are zero. f32 activations: `f32` alone, scale == nullptr. Quantized: integers in q8 or q16 (and
-/// as floats in `f32` for float and nf4 weights), dynamic scale per token.
+/// Activation rows of a linear, laid out once as the union of what its consumers read. stride: a multiple of 32, at least K,
+/// best row_stride(K); elements K..stride are zero. f32 activations: `f32` alone, scale == nullptr. Quantized: integers in q8
+/// or q16 (and as floats in `f32` for float and nf4 weights), dynamic scale per token.
 struct ActRows {
   const float* f32 = nullptr;           // [tokens, stride]
   const std::int8_t* q8 = nullptr;      // [tokens, stride]  a8, in [-127, 127]
