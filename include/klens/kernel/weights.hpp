@@ -26,19 +26,23 @@ inline constexpr int zero_shift = bits_of(C) - 1;  // zero_point == 1 << zero_sh
 template <Codec C>
 inline constexpr bool has_codes = is_integer(C) || C == Codec::nf4;
 
-/// Codes of 5 and 6 bits. On AVX-512 one permutation of half dwords makes bf16 of two of a dword's four codes, exact for such
-/// small integers, and a shift and a mask make floats of those: 7 instructions for four. float_at takes 9; a table of 32 floats
-/// 7, but all on the ports of shifts and permutations. Zen 5, 16 weights with their fma on registers: 0.81 cycles, float_at 1.0;
-/// staged GEMV (gemv_chain.hpp) in L1: w6 1.04, float_at 1.31, w5 1.02, table 1.13. For w3 2 to 4 % faster for one token, 2 % slower
-/// for two: left.
+/// How a code becomes a float: by arithmetic (float_at), or looked up in registers.
+///   table    nf4; integers of 256 bits, where a register holds 8 floats, of at most 3 bits: one permutation of floats
+///   halves   integers of at most 4 bits on AVX-512: the code in the lower half of a dword by a permutation of floats, the one in
+///            the upper half by a permutation of bf16 into the upper halves, the lower ones zero. Two inputs share a shift
+///   words    5 and 6 bits on AVX-512: one permutation of half dwords makes bf16 of two of a dword's four codes, exact for such
+///            small integers, and a shift and a mask make floats of those: 7 instructions for four. float_at takes 9; a table of
+///            32 floats 7, but all on the ports of shifts and permutations. Zen 5, 16 weights with their fma on registers: 0.81
+///            cycles, float_at 1.0; staged GEMV (gemv_chain.hpp) in L1: w6 1.04, float_at 1.31, w5 1.02, table 1.13. For w3 2 to
+///            4 % faster for one token, 2 % slower for two: left
+enum class Lookup { none, table, halves, words };
 template <Codec C>
-inline constexpr bool by_words = vector_registers == 32 && (C == Codec::i6 || C == Codec::i5);
-
-/// Where a register holds 16 floats (AVX-512), a code of at most 4 bits at bit 0 becomes a float by one permutation; where it
-/// holds 8 (AVX2), one of at most 3.
-template <Codec C>
-inline constexpr bool by_table = !by_words<C> &&
-    (C == Codec::nf4 || (is_integer(C) && bits_of(C) <= (vector_registers == 32 ? 4 : vector_registers == 16 ? 3 : 0)));
+inline constexpr Lookup lookup_of = [] {
+  if (C == Codec::nf4) return Lookup::table;
+  if (!is_integer(C)) return Lookup::none;
+  if (vector_registers == 32) return bits_of(C) <= 4 ? Lookup::halves : bits_of(C) <= 6 ? Lookup::words : Lookup::none;
+  return vector_registers == 16 && bits_of(C) <= 3 ? Lookup::table : Lookup::none;
+}();
 
 /// float(q) of the code in the low bits of an index 0..15, whose other bits do not matter; named by level, as
 /// nf4_levels is.
@@ -60,36 +64,31 @@ inline constexpr SixtyFourWords code_words = [] {
   return t;
 }();
 
-/// Integers by table on AVX-512: the code in the lower half of a dword becomes a float by a permutation of floats, the one in the
-/// upper half by a permutation of bf16 into the upper halves, the lower ones zero. Two inputs share a shift of their codes.
-template <Codec C>
-inline constexpr bool by_halves = vector_registers == 32 && by_table<C> && is_integer(C);
-
 /// The tables of a codec in registers; empty where it has none.
-template <Codec C, bool Table = by_table<C>, bool Words = by_words<C>, bool Halves = by_halves<C>>
+template <Codec C, Lookup L = lookup_of<C>>
 struct Levels {};
 template <int Bits, int At = 0>
 KLENS_INLINE v16i words_from(int first) { return load_i(reinterpret_cast<const std::int32_t*>(code_words<Bits, At>.of + first)); }
-/// `words` of at most 5 bits are one register, the second a copy.
 template <Codec C>
-struct Levels<C, false, true, false> {
-  v16i words, more;
-  KLENS_INLINE Levels() : words(words_from<bits_of(C)>(0)), more(words_from<bits_of(C)>(32)) {}
-};
-template <Codec C>
-struct Levels<C, true, false, false> {
+struct Levels<C, Lookup::table> {
   v16f table;
   KLENS_INLINE Levels() : table(load(C == Codec::nf4 ? nf4_levels : code_levels<bits_of(C), 0>.of)) {}
 };
 /// [1]: of codes at bit 2, which crumb lines have.
 template <Codec C>
-struct Levels<C, true, false, true> {
+struct Levels<C, Lookup::halves> {
   v16f table[C == Codec::i2 ? 2 : 1];
   v16i words[C == Codec::i2 ? 2 : 1];
   KLENS_INLINE Levels() {
     table[0] = load(code_levels<bits_of(C), 0>.of), words[0] = words_from<bits_of(C)>(0);
     if constexpr (C == Codec::i2) table[1] = load(code_levels<2, 2>.of), words[1] = words_from<2, 2>(0);
   }
+};
+/// `words` of at most 5 bits are one register, the second a copy.
+template <Codec C>
+struct Levels<C, Lookup::words> {
+  v16i words, more;
+  KLENS_INLINE Levels() : words(words_from<bits_of(C)>(0)), more(words_from<bits_of(C)>(32)) {}
 };
 
 /// Bit of a byte at which codes<C>(unit, i) holds its code.
@@ -157,22 +156,22 @@ KLENS_INLINE v16f float_at(v16i v, int at) {
 template <Codec C, bool Alone = false>
 KLENS_INLINE v16f float_of_code(v16i codes, [[maybe_unused]] const Levels<C>& levels, int i, int j) {
   const int at = 8 * j + code_at<C>(i);
-  if constexpr (by_table<C> && is_integer(C) && vector_registers == 16) {
+  if constexpr (lookup_of<C> == Lookup::table && is_integer(C)) {
     return from_bits(lookup8(bits(levels.table), move_bits(codes, at, 0)));
 #if defined(KLENS_HAS_AVX512)
-  } else if constexpr (by_words<C>) {
+  } else if constexpr (lookup_of<C> == Lookup::words) {
     // Inputs j and j + 2 share the look-up.
     const v16i index = j % 2 == 0 ? codes : shr16(codes, 8);
     const v16i two = bits_of(C) == 6 ? lookup_words(levels.words, levels.more, index) : lookup_words(levels.words, index);
     return from_bits(j < 2 ? shl(two, 16) : two & splat_i(std::int32_t(0xffff0000u)));
-  } else if constexpr (by_halves<C>) {
+  } else if constexpr (lookup_of<C> == Lookup::halves) {
     // Inputs j and j + 2 share the index: their codes are at bits low and 16 + low. clang 14 would spill the constants.
     const int low = C == Codec::i2 ? at % 4 : 0;
     const v16i index = move_bits(codes, at % 16 - low, 0);
     if (Alone && !is_clang && j == 2 && (C == Codec::i4 ? i == 1 : C == Codec::i2 && low == 0)) return float_at<C>(index, 16);
     return j < 2 ? lookup16(levels.table[low / 2], index) : from_bits(lookup_upper_words(levels.words[low / 2], index));
 #endif
-  } else if constexpr (by_table<C>) {
+  } else if constexpr (lookup_of<C> == Lookup::table) {
     return lookup16(levels.table, codes, at);
   } else {
     // 32 registers hold the constants of the positions below bit 23, which saves most shifts; 16 those of one.
