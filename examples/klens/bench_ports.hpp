@@ -2,11 +2,10 @@
 //
 // Counts are 16-lane registers (one zmm, two ymm) per 64 weights = 16 outputs x 4 inputs, as simd/peaks.hpp counts:
 //
-//   multiply, per token   f32 rows 4 fma; a16 2 dot_s16; a8 1 dot_u8 with VNNI. a8 without VNNI: 2 dot_s16, or for 4
-//   bits
-//                         and fewer 1 vpmaddubsw and 1/8 vpmaddwd (both at the rate of dot_s16); without VNNI each
-//                         takes an add as well. Tiles of amx_int8 1/256 tile (a8, 16 tokens and more); linear_fast 2
-//                         dot_bf16
+//   multiply, per token   f32 rows 4 fma; a16 2 dot_s16; a8 1 dot_u8 with VNNI. Without VNNI a16 and a8 2 vpmaddwd, each
+//                         with an add; a8 of 4 bits and fewer 1 vpmaddubsw and 1/8 vpmaddwd (at its rate), of eight with
+//                         8 adds: 7 of products, 1 of their sum. Tiles of amx_int8 1/256 tile (a8, 16 tokens and more);
+//                         linear_fast 2 dot_bf16
 //   unpack, once          unpack_counts: shortest sequences known, from the packed line in a register to the operand
 //   fold, per token       groups of g inputs: 4/g of convert and fma (f32 rows: of fma); 4/g of half for the scales
 //
@@ -113,7 +112,7 @@ inline PortTime port_time(const std::array<double, port_count>& rate, Level leve
 
   PortCounts n = unpack_counts(w.codec, w.dot, wide, bytes);
   n[std::size_t(multiplier)] += products * w.tokens;
-  if (multiplier == Port::dot_s16 && !vnni) n[std::size_t(Port::logic)] += products * w.tokens;
+  if (multiplier == Port::dot_s16 && !vnni) n[std::size_t(Port::logic)] += (bytes ? 1 : products) * w.tokens;
   if (w.group > 0) {
     const double folds = 4.0 / w.group;
     n[std::size_t(Port::fma)] += folds * w.tokens, n[std::size_t(Port::half)] += folds;
