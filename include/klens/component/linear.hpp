@@ -74,7 +74,7 @@ class Linear {
       sums_ = Buffer<std::int32_t>(in / row_unit);
       scale_ = Buffer<float>(std::size_t(tokens));
     }
-    if (tokens > 1 && scratch_.size() == 0)
+    if (tokens >= gemm_least_tokens && scratch_.size() == 0)
       scratch_ = Buffer<unsigned char>(std::size_t(linear_scratch_bytes) * std::size_t(team_.threads < 1 ? 1 : team_.threads));
     reserved_ = tokens;
   }

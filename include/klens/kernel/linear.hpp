@@ -57,6 +57,7 @@ void linear(const LinearArgs& args) {
     if (args.tokens >= amx_tokens && tiles_allowed()) return gemm_amx<C>(args, shape);
 #endif
   constexpr Fold fold = Grouped ? Fold::scale : D == DotKind::a16 ? Fold::add : Fold::carry;
+  static_assert(gemm_from<C, D, fold> >= gemm_least_tokens);
   const int most = args.scratch == nullptr ? gemv_tokens : gemm_from<C, D, fold> - 1;
   if (args.tokens <= most) gemv<C, D, fold>(args, shape);
   else gemm<C, D, fold>(args, shape);

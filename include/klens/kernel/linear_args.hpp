@@ -56,10 +56,11 @@ struct LinearArgs {
   std::int64_t y_stride = 0;
   int begin = 0, end = 0;               // panels
   void* scratch = nullptr;              // linear_scratch_bytes per thread, 64-byte aligned; needed for tokens > gemv_tokens,
-                                        //   below it makes some formats faster (gemm_from)
+                                        //   from gemm_least_tokens on it makes some formats faster (linear.hpp, gemm_from)
 };
 
 inline constexpr int gemv_tokens = 8;                       // up to here the weights are read once per token tile, in place
+inline constexpr int gemm_least_tokens = 4;
 inline constexpr int gemm_k_block = 512;                    // inputs expanded at a time
 inline constexpr std::int64_t linear_scratch_bytes = 512 << 10;
 
