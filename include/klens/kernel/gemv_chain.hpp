@@ -25,19 +25,24 @@ namespace gemv_detail {
 /// Zen 5, us of 2048 x 2048 from DRAM with 0 (multi-line and groups: as above), 4096, 8192, 12288 ahead: w4a8 avx2 63, 53,
 /// 44, 41, avx512_vnni 51, 48, 41, 39; w6a8 89, 79, 69, 77; w4g32a8 56, 56, 46, 42; from L3 8192 costs up to 3 %, 12288 4.
 /// w8 gains at levels without 512-bit VNNI (w8a8 avx2 133, 117, 105), not at that one, on which Zen 4 runs (101, 107, 106).
-/// Copies of the matrix that fill three L3 (those fill one and a half), 4096, 6144, 8192 ahead: w4a8 avx2 56.2, 53.5, 54.3,
+/// Copies of the matrix that fill three L3 (above: one and a half), 4096, 6144, 8192 ahead: w4a8 avx2 56.2, 53.5, 54.3,
 /// avx_vnni 56.6, 55.0, 56.9, avx512_vnni 53.0, 53.6, 55.6, w8a8 avx512 125, 121.5, 124; groups and several lines want 8192.
 /// To L2 as well or instead: less. f32 rows: 8192 for L2 changes nothing, for f16 and bf16 it costs 7 to 10 %.
 struct Fetch { int near, far; };
 template <Codec C, Dot K, Fold F, bool FarFetches = false>
-inline constexpr Fetch fetch_of =
-    K == Dot::f32 && !has_codes<C>       ? Fetch{C == Codec::f32 ? 0 : 320, 0}
-    : K == Dot::f32                      ? Fetch{codec_unit<C>.lines == 1 && vector_registers == 16 ? 0 : 1024, 3072}
-    : FarFetches && C == Codec::i8 && vector_registers == 32 && has_dot_u8 ? Fetch{0, 0}
-    : FarFetches                         ? Fetch{F == Fold::scale || codec_unit<C>.lines > 1 ? 8192 : 6144, 0}
-    : F == Fold::scale && C != Codec::i8 ? Fetch{4096, 0}
-    : codec_unit<C>.lines == 1           ? Fetch{0, 0}
-                                         : Fetch{2048, 0};
+inline constexpr Fetch fetch_of = [] {
+  constexpr bool single = codec_unit<C>.lines == 1;
+  if (K == Dot::f32) {
+    if (!has_codes<C>) return Fetch{C == Codec::f32 ? 0 : 320, 0};
+    return Fetch{single && vector_registers == 16 ? 0 : 1024, 3072};
+  }
+  if (FarFetches) {
+    if (C == Codec::i8 && vector_registers == 32 && has_dot_u8) return Fetch{0, 0};
+    return Fetch{single && F != Fold::scale ? 6144 : 8192, 0};
+  }
+  if (F == Fold::scale && C != Codec::i8) return Fetch{4096, 0};
+  return Fetch{single ? 0 : 2048, 0};
+}();
 
 /// Codes of which several panels of one token are a staged_chain. On 32 registers single lines are unpacked as fast where they
 /// are. On 16, where a permutation has replaced mask, exponent and subtraction, w2 is 12 % slower staged; nf4 takes its index
@@ -181,7 +186,7 @@ KLENS_INLINE void staged_chain(v16f (&acc)[P], Cursor<Dot::f32>& c, const unsign
   constexpr int block = 32, units = block / unit.inputs, run = 8, part = (P * units * unit.lines + 7) / 8;
   constexpr int step = P * line_bytes, whole = block / 4 * step;
   const Levels<C> levels;
-  alignas(line_bytes) unsigned char staged[2 * whole + line_bytes];
+  alignas(line_bytes) unsigned char staged[(stages_beside<C, F> ? 2 : 1) * whole + line_bytes];
   unsigned char* lines = staged;
   const unsigned char *from = nullptr, *ahead = nullptr;
   // c.at: behind what is staged.
