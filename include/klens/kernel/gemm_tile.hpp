@@ -76,12 +76,15 @@ struct Block {
   int next_step;                   // bytes of them per inputs_per_fetch
 };
 
-/// x: four bytes in memory, or broadcast4 of them.
+/// acc += w . x, or, for the first of the eight u4 products of a sum, acc = w . x. x: input_of four bytes.
 template <Dot K, class X>
-KLENS_INLINE void step(Sum<K>& acc, v16i w, X x) {
+KLENS_INLINE void step(Sum<K>& acc, v16i w, X x, [[maybe_unused]] bool first) {
   if constexpr (K == Dot::f32) fma_step(acc, from_bits(w), x);
   else if constexpr (K == Dot::s16) dot_s16(acc, w, x);
-  else if constexpr (K == Dot::u4) dot_u4(acc, w, x);
+  else if constexpr (K == Dot::u4) {
+    if (first) acc = product_u4(w, x);
+    else dot_u4(acc, w, x);
+  }
 #if defined(KLENS_HAS_VNNI_INT8)
   else dot_s8(acc, w, x);
 #elif defined(KLENS_HAS_VNNI)
@@ -116,42 +119,30 @@ struct RowPointers {
 
 /// Inputs are broadcast once for two panels. Not where a product of int16 takes two instructions: it leaves loads idle
 /// (Zen 5, without VNNI: 4 % slower so).
-template <Dot K>
-#if defined(KLENS_HAS_AVX512)
-inline constexpr bool shares_inputs = K != Dot::s16 || has_dot_u8;
-#else
-inline constexpr bool shares_inputs = false;
-#endif
+template <Dot K, int P>
+inline constexpr bool shares_inputs = P > 1 && (K != Dot::s16 || has_dot_u8);
 
 /// Lines of a round of the loop. Eight where a tile is small because it has two sums, or a group ends soon: rolled, 15
-/// instructions took 3 cycles or 4.4 depending on where they came to lie (Zen 5, avx_vnni w4g32a8 in tiles of 3 x 1: 78 or 57 % of the dot
-/// peak, at 32 and 0 modulo 64), unrolled 77 anywhere; avx2 w4a8 77 -> 81 %, w4g32a8 59 -> 63, w8g32a8 71 -> 75, w4g32a16 72 -> 75.
+/// instructions took 3 cycles or 4.4 depending on where they came to lie (Zen 5, avx_vnni w4g32a8 in tiles of 3 x 1: 78 or
+/// 57 % of the dot peak, at 32 and 0 modulo 64), unrolled 77 anywhere; avx2 w4a8 77 -> 81 %, w4g32a8 59 -> 63, w8g32a8
+/// 71 -> 75, w4g32a16 72 -> 75.
 template <Dot K, Fold F>
 inline constexpr int lines_of_round = vector_registers > 0 && (F == Fold::scale || K == Dot::u4) ? 8 : 1;
 
-/// acc += n inputs, one line of P panels at a time; n a multiple of a line's inputs. Fresh: acc = a round of
-/// them, of u4: the first product of eight needs no addition (Zen 5, 128 tokens: avx2 w4a8 82 -> 85 % of the products' peak, w4g32a8
-/// 62 -> 68, 512 bits 82 -> 85, 67 -> 69).
+/// acc += n inputs, one line of P panels at a time; n a multiple of a line's inputs. Fresh: acc = a round of them, of u4: the
+/// first product of eight needs no addition (Zen 5, 128 tokens: avx2 w4a8 82 -> 85 % of the products' peak, w4g32a8 62 -> 68,
+/// 512 bits 82 -> 85, 67 -> 69).
 template <Dot K, Fold F, bool Fresh, int R, int P>
 KLENS_INLINE void lines_of(Sum<K> (&acc)[R][P], RowPointers<Row<K>, R>& x, const unsigned char*& w, const Block& b,
                            const unsigned char*& next, int n) {
   constexpr int inputs = inputs_per_line<K>, lines = lines_of_round<K, F>;
-  const auto one = [&]([[maybe_unused]] int line_of_round) KLENS_INLINE_LAMBDA {
+  const auto one = [&](int line_of_round) KLENS_INLINE_LAMBDA {
     if constexpr (inputs_per_fetch<K, F> == inputs) __builtin_prefetch(next, 0, 2), next += b.next_step;
     v16i line[P];
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { line[p] = load_line(w + p * b.panel_stride); });
     unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
-      const auto each = [&](auto input) KLENS_INLINE_LAMBDA {
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA {
-          if constexpr (K == Dot::u4 && Fresh)
-            if (line_of_round == 0) return void(acc[m][p] = product_u4(line[p], input));
-          step<K>(acc[m][p], line[p], input);
-        });
-      };
-#if defined(KLENS_HAS_AVX512)
-      if constexpr (shares_inputs<K> && P > 1) return each(broadcast4(x.row(m)));
-#endif
-      each(x.row(m));
+      const auto input = input_of<shares_inputs<K, P>>(x.row(m));
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { step<K>(acc[m][p], line[p], input, Fresh && line_of_round == 0); });
     });
     x.advance(inputs), w += line_bytes;
   };

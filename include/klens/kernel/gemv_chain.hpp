@@ -88,12 +88,7 @@ template <Codec C, int T>
 inline constexpr bool shares_chain_inputs =
     vector_registers == 32 && (has_codes<C> ? !(C == Codec::i2 && T == 1) && !(C == Codec::i3 && T == 4) : T == 2);
 template <Codec C, int T>
-KLENS_INLINE auto chain_input(const float* x) {
-  if constexpr (shares_chain_inputs<C, T>) return shared_input(x);
-  else return x;
-}
-template <Codec C, int T>
-using ChainInput = decltype(chain_input<C, T>(nullptr));
+using ChainInput = decltype(input_of<shares_chain_inputs<C, T>>(static_cast<const float*>(nullptr)));
 
 /// acc[t][p] += one unit of floats of 16 bits, or one input of f32.
 template <Codec C, int T, int P>
@@ -105,7 +100,8 @@ KLENS_INLINE void float_unit(v16f (&acc)[T][P], const Cursor<Dot::f32>& c) {
     // all in 8 of 16 registers and spill 12 times. Two tokens have no registers for their four inputs.
     constexpr bool by_line = C == Codec::bf16 && T == 1 && vector_registers == 16;
     const int i = by_line ? n % unit.inputs : n / P, p = by_line ? n / unit.inputs : n % P;
-    if (by_line || p == 0) unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[t] = chain_input<C, T>(c.x + t * c.stride + i); });
+    if (by_line || p == 0)
+      unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[t] = input_of<shares_chain_inputs<C, T>>(c.x + t * c.stride + i); });
     const v16f w = value<C>(c.at + p * c.panel_bytes, i);
     unroll<T>([&](int t) KLENS_INLINE_LAMBDA { fma_step(acc[t][p], w, x[t]); });
   });
@@ -253,7 +249,7 @@ KLENS_INLINE void chain(v16f (&acc)[T][P], Cursor<Dot::f32>& c, const unsigned c
         constexpr int together = P == 3 || (T == 2 && C == Codec::i4) ? 1 : P;
         ChainInput<C, T> x[4][T];
         const auto read_inputs = [&](int j) KLENS_INLINE_LAMBDA {
-          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[j][t] = chain_input<C, T>(row[t] + 4 * i + j); });
+          unroll<T>([&](int t) KLENS_INLINE_LAMBDA { x[j][t] = input_of<shares_chain_inputs<C, T>>(row[t] + 4 * i + j); });
         };
         if constexpr (together == 1) unroll<4>(read_inputs);
         unroll<P / together>([&](int first) KLENS_INLINE_LAMBDA {

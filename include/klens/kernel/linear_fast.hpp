@@ -69,12 +69,8 @@ KLENS_NOINLINE void multiply(const Block& b) {
     v16i line[P];
     unroll<P>([&](int p) KLENS_INLINE_LAMBDA { line[p] = load_line(w + p * b.panel_bytes); });
     unroll<R>([&](int m) KLENS_INLINE_LAMBDA {
-      const bf16* const input = x[m / 3] + (m % 3) * stride;
-      const auto each = [&](auto in) KLENS_INLINE_LAMBDA {
-        unroll<P>([&](int p) KLENS_INLINE_LAMBDA { dot_bf16(acc[m][p], line[p], in); });
-      };
-      if constexpr (P == 2) each(broadcast4(input));
-      else each(input);
+      const auto input = input_of<P == 2>(x[m / 3] + (m % 3) * stride);
+      unroll<P>([&](int p) KLENS_INLINE_LAMBDA { dot_bf16(acc[m][p], line[p], input); });
     });
     unroll<bases>([&](int j) KLENS_INLINE_LAMBDA { x[j] += 2; });
   }

@@ -6,9 +6,9 @@
 //   dot_s16(acc, w, x)    acc[r] += sum_{j<2} s16 w[2r+j] * s16 x[j]                  vpdpwssd, or vpmaddwd and an add
 //   even16(line), odd16(line)   bytes 0, 2 (1, 3) of each dword of u8 as two int16: q16 rows hold 4 inputs as 0 2 1 3
 //
-// x in memory, or, for several lines of w, a register of broadcast4(x): CPUs with two 512-bit products a cycle have two
-// loads a cycle too, and a tile of 12 x 2 with x in memory has 26 of them for 24 products (Zen 5: 88 to 91 % of the peak,
-// broadcast once 94 to 98).
+// x in memory, or, for several lines of w, shared_input(x), at 512 bits a register: CPUs with two 512-bit products a cycle
+// have two loads a cycle too, and a tile of 12 x 2 with x in memory has 26 of them for 24 products (Zen 5: 88 to 91 % of the
+// peak, broadcast once 94 to 98).
 //
 // int32 sums wrap, as the instructions do; callers see to it that the true value fits. Inline assembly with the
 // accumulator tied: from intrinsics gcc 12 copies and spills a full tile (12 x 2 zmm: 18 stack accesses per step).
@@ -149,6 +149,11 @@ KLENS_INLINE v16i shared_input(const void* x) { return broadcast4(x); }
 template <class X>
 KLENS_INLINE const X* shared_input(const X* x) { return x; }
 #endif
+template <bool Shared, class X>
+KLENS_INLINE auto input_of(const X* x) {
+  if constexpr (Shared) return shared_input(x);
+  else return x;
+}
 
 /// Codes of at most 6 bits on levels without VNNI: int16 sums of products of bytes, at 4 bits twice as fast as dot_s16.
 ///   product_u4(w, x)    [r][h] = w[4r+2h] * x[2h] + w[4r+2h+1] * x[2h+1], h = 0, 1, in int16   vpmaddubsw

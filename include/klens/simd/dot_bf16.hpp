@@ -11,7 +11,7 @@
 namespace klens::inline KLENS_NS {
 
 #if defined(KLENS_HAS_BF16)
-/// x: broadcast4 of two inputs (dot.hpp).
+/// x: shared_input of two inputs (dot.hpp).
 KLENS_INLINE void dot_bf16(v16f& acc, v16i w, v16i x) {
   __m512 a = acc.v.data;
   asm("vdpbf16ps %2, %1, %0" : "+v"(a) : "v"(w.v.data), "v"(x.v.data));
