@@ -193,7 +193,7 @@ TEST_CASE("ssd: steps are clamped; no D and no gate where there is none") {
 
 TEST_CASE("ssd: every chunking, every split of heads and ref give the same bits, in every format") {
   for (const State format : {State::f32, State::f16, State::s16, State::s8})
-    for (int dim : {48, 21})
+    for (int dim : {48, 21, 100})   // 100: 4, 2 and 1 vectors of columns side by side
       for (double step : {-2.0, 2.5}) {   // 2.5: decays down to 2^-40 per token: P moves its powers of two each time
         const auto fresh = [&] { return SsdCase(5, 1, dim, 19, 37, true, step, 1.0, format); };
         CAPTURE(klens::state_value_bytes(format));

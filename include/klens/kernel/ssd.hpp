@@ -16,8 +16,8 @@
 // through all heads, so that b and c stay near: 80 % of the FMA peak, where a pass that did its own reached 66 (Zen 4,
 // avx512, 24 heads of 64, 128 states, 512 tokens). A lone token fetches 16 KiB ahead, since two streams of 8 KiB are too
 // short for the hardware: 46 % of a walk of the same bytes became 84 and more (states in L3). f16, s16, s8: one token a
-// pass, 9 to 10 cycles per 16 values, where FMA alone take 2: rounding. Columns beyond head_dim are 0 in the state and not
-// written in y.
+// pass, of 64 columns on 512 bits, so that the chains over n, sum and noise, hide each other: 4.6 to 5.0 cycles per 16 values
+// on Zen 5, where FMA alone take 1 and rounding does the rest. Columns beyond head_dim are 0 in the state and not written in y.
 // Steps, decays and what multiplies x in y may come ready made (Mamba-3: kernel/mamba3.hpp).
 // Bytes per token: the state read and written once per tile of tokens. Cost per 16 values: 2 FMA.
 // Error: max |err(S)| <= 2^-24 (8 + 3 / (1 - a_max)) max |S| against float64 of the same inputs, in f32: a, the product
@@ -34,16 +34,19 @@
 namespace klens::inline KLENS_NS {
 namespace ssd_detail {
 
-/// Tokens and vectors of columns per pass. f32: sums and inputs take 2 K G registers of 32, or 4 K G of 16. s16, s8: two
-/// vectors hide each other's latencies (10.6 cycles per 16 values, 8.9); f16: three neighbours n do.
+/// Tokens and vectors of columns per pass. f32: sums and inputs take 2 K G registers of 32, or 4 K G of 16. The others run a
+/// token at a time, in which the sum and the noise are chains of 4 cycles per value: vectors hide each other's. Zen 5, 24 heads of
+/// 64, 128 states, cycles per 16 values of 512 tokens (a lone one): 512 bits f16 1 vector 6.6 (6.5), 2 5.0 (5.0), 4 4.6 (5.0),
+/// s16 2 5.8 (1: 10.6), 4 4.9 (5.4); 256 bits s16 1 10.5 (13.1), 2 9.6 (11.2), but f16, whose ports are full, 9.0 (8.9), 10.6.
+/// Zen 4, 512 bits: s16 10.6 with 1, 8.9 with 2.
 #if defined(KLENS_HAS_AVX512)
 template <State S> inline constexpr int tile_tokens = S == State::f32 ? 4 : 1;
-template <State S> inline constexpr int tile_columns = S == State::f16 ? 1 : 2;
+template <State S> inline constexpr int tile_columns = S == State::f32 ? 2 : 4;
 #else
 template <State S> inline constexpr int tile_tokens = S == State::f32 && vector_registers > 0 ? 2 : 1;
-template <State S> inline constexpr int tile_columns = 1;
+template <State S> inline constexpr int tile_columns = vector_registers > 0 && state_detail::scaled<S> ? 2 : 1;
 #endif
-static_assert(lanes % tile_tokens<State::f32> == 0 && tile_columns<State::f32> <= most_columns);
+static_assert(lanes % tile_tokens<State::f32> == 0 && tile_columns<State::f32> <= most_columns && tile_columns<State::s8> <= most_columns);
 /// Of a token alone in f32, and how many values ahead it fetches. Zen 4, avx2, states in L3: 4096, 8192, 16384, 32768 bytes
 /// take 22, 21, 12, 12 us, none 26, a walk of the same bytes 11.7; four vectors 12 to 20, one 14 (its chain of sums). States
 /// in L2 lose a sixth by it: 9.5 us without, 11.
@@ -94,49 +97,61 @@ KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i, std::int64
   unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]); });
 }
 
-/// One token of a vector of columns of f16. Of three neighbours n one is read, one updated and one rounded at a time: the
+/// One token of G vectors of columns of f16. Of three neighbours n one is read, one updated and one rounded at a time: the
 /// chain of 40 cycles becomes three, of which the window of Zen 4 holds more (a lone token: 36.9 us became 32.8).
-template <bool Rescale>
+template <int G, bool Rescale>
 KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
-  half* const state = state_of<State::f16>(block.columns[0]);
-  const v16f u = load(block.u + i * lanes);
+  half* state[G];
+  v16f u[G], sum[G], ahead[G];
+  v16i words[G];
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+    state[j] = state_of<State::f16>(block.columns[j]), ahead[j] = load_half(state[j]);
+    u[j] = load(block.u + (i * G + j) * lanes), sum[j] = zero();
+    words[j] = state_detail::token_words(a.key, block.columns[j].lane, a.position + t);
+  });
   const float* const grow = block.with->grow + i;
   const float* b = a.b + t * a.b_stride + block.group;
   const float* c = a.c + t * a.c_stride + block.group;
   const int last = a.n_state - 1;
-  v16i words = state_detail::token_words(a.key, block.columns[0].lane, a.position + t);
-  v16f sum = zero(), ahead = load_half(state);
-  const auto update = [&](int n) KLENS_INLINE_LAMBDA {
-    v16f g = ahead;
-    ahead = load_half(state + (n < last ? n + 1 : n) * lanes);
+  const auto update = [&](int j, int n) KLENS_INLINE_LAMBDA {
+    v16f g = ahead[j];
+    ahead[j] = load_half(state[j] + (n < last ? n + 1 : n) * lanes);
     if constexpr (Rescale) g = g * splat(*grow);
-    g = fma(u, splat(b[n]), g);
-    sum = fma(g, splat(c[n]), sum);
+    g = fma(u[j], splat(b[n]), g);
+    sum[j] = fma(g, splat(c[n]), sum[j]);
     return state_detail::begin_cut(g);
   };
-  const auto finish = [&](int n, state_detail::Cut cut) KLENS_INLINE_LAMBDA {
-    store_half(state + n * lanes, state_detail::end_cut(cut, words));
-    words = state_detail::next_words(words);
+  state_detail::Cut cut[G];
+  const auto finish = [&](int j, int n) KLENS_INLINE_LAMBDA {
+    store_half(state[j] + n * lanes, state_detail::end_cut(cut[j], words[j]));
+    words[j] = state_detail::next_words(words[j]);
   };
-  state_detail::Cut cut = update(0);
-  for (int n = 0; n < last; ++n) finish(n, cut), cut = update(n + 1);
-  finish(last, cut);
-  store(block.sum + i * lanes, sum);
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, 0); });
+  for (int n = 0; n < last; ++n) {
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, n); });
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, n + 1); });
+  }
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, last); });
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]); });
 }
 
 /// Few tokens rescale: the others are spared the multiplication.
 template <State S, int K, int G>
 KLENS_INLINE void run_tile(const SsdArgs& a, int t, Block& block, int i, std::int64_t ahead = 0) {
   const bool rescale = (block.with->rescaled >> i & ((1u << K) - 1u)) != 0;
-  if constexpr (S == State::f16) rescale ? run_half<true>(a, t, block, i) : run_half<false>(a, t, block, i);
+  if constexpr (S == State::f16) rescale ? run_half<G, true>(a, t, block, i) : run_half<G, false>(a, t, block, i);
   else rescale ? run<K, G, true>(a, t, block, i, ahead) : run<K, G, false>(a, t, block, i, ahead);
 }
 
-/// What a token of a format with scales, which need all of it, leaves to the next: values before rounding, in L1.
+/// What a token of a format with scales, which need all of it, leaves to the next: values before rounding, in L1, those of two
+/// vectors no multiple of 4 KiB apart.
 template <int G>
 struct Carry {
+  static constexpr int stride = (scan_most_states + 2) * lanes;
   v16i most[G];   // their magnitudes
-  alignas(64) float s[G * lanes], inv[G * lanes], work[G * scan_most_states * lanes];
+  alignas(64) float s[G * lanes], inv[G * lanes], work[G * stride];
+  KLENS_INLINE float* at(int j, int n) { return work + j * stride + n * lanes; }
+  KLENS_INLINE const float* at(int j, int n) const { return work + j * stride + n * lanes; }
 };
 
 /// Apart from the loop that uses them: with 16 registers it is to find them in memory.
@@ -150,14 +165,15 @@ KLENS_NOINLINE void scale_carry(Carry<G>& carry) {
 
 /// Token t of G vectors of columns: from what is stored (First), or what the token before left and is rounded here.
 template <State S, int G, bool First, bool Rescale>
-KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Carry<G>& carry, float* work) {
+KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Carry<G>& carry) {
+  constexpr bool in_registers = vector_registers == 0 || (vector_registers == 32 && First);   // what all n read: else from L1
   v16f sum[G], s[G], inv[G], u[G];
   v16i words[G], most[G];
   const auto keep = [&](int j) KLENS_INLINE_LAMBDA {
     s[j] = load(carry.s + j * lanes), inv[j] = load(carry.inv + j * lanes), u[j] = load(block.u + (i * G + j) * lanes);
   };
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
-    if constexpr (vector_registers != 16) keep(j);
+    if constexpr (in_registers) keep(j);
     if constexpr (!First) words[j] = state_detail::token_words(a.key, block.columns[j].lane, a.position + t - 1);
     sum[j] = zero(), most[j] = splat_i(0);
   });
@@ -167,39 +183,46 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Car
   const int states = a.n_state;
   for (int n = 0; n < states; ++n) {
     v16f g[G];
-    const auto at = [&](int j) KLENS_INLINE_LAMBDA { return work + (j * scan_most_states + n) * lanes; };
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
-      if constexpr (vector_registers == 16) keep(j);
+    const auto read = [&](int j) KLENS_INLINE_LAMBDA {
+      if constexpr (!in_registers) keep(j);
       if constexpr (First) g[j] = state_detail::load_state(state_of<S>(block.columns[j]) + n * lanes);
       else {
-        g[j] = to_float(state_detail::round_integer(load(at(j)), inv[j], words[j]));
+        g[j] = to_float(state_detail::round_integer(load(carry.at(j, n)), inv[j], words[j]));
         words[j] = state_detail::next_words(words[j]);
       }
-    });
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+    };
+    const auto update = [&](int j) KLENS_INLINE_LAMBDA {
       g[j] = g[j] * s[j];
       if constexpr (Rescale) g[j] = g[j] * splat(*grow);
       g[j] = fma(u[j], splat(b[n]), g[j]);
       sum[j] = fma(g[j], splat(c[n]), sum[j]);
       most[j] = state_detail::wider(most[j], g[j]);
-    });
-    unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(at(j), g[j]); });
+    };
+    const auto write = [&](int j) KLENS_INLINE_LAMBDA { store(carry.at(j, n), g[j]); };
+    // 16 registers hold the values of one vector at a time beside the chains of two.
+    if constexpr (vector_registers == 16) unroll<G>([&](int j) KLENS_INLINE_LAMBDA { read(j), update(j), write(j); });
+    else unroll<G>(read), unroll<G>(update), unroll<G>(write);
   }
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]), carry.most[j] = most[j]; });
 }
 
-/// Rounds and stores what token t left of one vector of columns.
-template <State S>
-KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Columns& columns, const float* s, const float* inv, const float* work) {
-  store(a.scales + columns.lane, load(s));
-  v16i words = state_detail::token_words(a.key, columns.lane, a.position + t);
-  const v16f by = load(inv);
-  state_detail::stored<S>* const state = state_of<S>(columns);
+/// Rounds and stores what token t left of G vectors of columns.
+template <State S, int G>
+KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Columns* columns, const Carry<G>& carry) {
+  state_detail::stored<S>* state[G];
+  v16f inv[G];
+  v16i words[G];
+  unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+    store(a.scales + columns[j].lane, load(carry.s + j * lanes));
+    state[j] = state_of<S>(columns[j]), inv[j] = load(carry.inv + j * lanes);
+    words[j] = state_detail::token_words(a.key, columns[j].lane, a.position + t);
+  });
   const int states = a.n_state;
-  for (int n = 0; n < states; ++n) {
-    state_detail::store_state(state + n * lanes, state_detail::round_integer(load(work + n * lanes), by, words));
-    words = state_detail::next_words(words);
-  }
+  for (int n = 0; n < states; ++n)
+    unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
+      state_detail::store_state(state[j] + n * lanes, state_detail::round_integer(load(carry.at(j, n)), inv[j], words[j]));
+      words[j] = state_detail::next_words(words[j]);
+    });
 }
 
 /// G vectors of columns of one head, `tokens` from `from`, whose factors are first .. of `with`, by blocks.
@@ -221,7 +244,7 @@ KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head
         const bool rescale = (block.with->rescaled >> (first + i) & 1u) != 0;
         const auto pass = t + i == from ? (rescale ? &run_scaled<S, G, true, true> : &run_scaled<S, G, true, false>)
                                         : (rescale ? &run_scaled<S, G, false, true> : &run_scaled<S, G, false, false>);
-        pass(a, t + i, block, first + i, carry, carry.work);
+        pass(a, t + i, block, first + i, carry);
       }
     else {
       if constexpr (K > 1)
@@ -230,25 +253,26 @@ KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head
     }
     end_columns(a, t, count, first, block);
   }
-  if constexpr (state_detail::scaled<S>)
-    for (int j = 0; j < G; ++j)
-      store_scaled<S>(a, from + tokens - 1, block.columns[j], carry.s + j * lanes, carry.inv + j * lanes,
-                      carry.work + j * scan_most_states * lanes);
+  if constexpr (state_detail::scaled<S>) store_scaled<S, G>(a, from + tokens - 1, block.columns, carry);
+}
+
+/// run<G>(at) for vectors [from, to): Most at a time, then half as many, then one.
+template <int Most, class Run>
+KLENS_INLINE void in_columns(int from, int to, const Run& run) {
+  for (; from + Most <= to; from += Most) run.template operator()<Most>(from);
+  if constexpr (Most > 1) in_columns<Most / 2>(from, to, run);
 }
 
 /// Vectors [from, to) of a head, tokens of a chunk.
 template <State S>
 KLENS_NOINLINE void run_head(const SsdArgs& a, int head, int from, int to) {
-  constexpr int G = tile_columns<S>;
   Factors with[chunk_blocks];
   const std::int64_t item = head * div_up(a.head_dim, lanes);
   float p = carried(a, item + from);
   for (int t = 0; t < a.tokens; t += lanes)
     p = begin_tokens<S>(a, head, t, a.tokens - t < lanes ? a.tokens - t : lanes, p, with[t / lanes]);
   for (int j = from; j < to; ++j) a.decay[item + j] = p;
-  if constexpr (G > 1)
-    for (; from + G <= to; from += G) run_columns<S, G>(a, 0, a.tokens, head, from, with, 0);
-  for (; from < to; ++from) run_columns<S, 1>(a, 0, a.tokens, head, from, with, 0);
+  in_columns<tile_columns<S>>(from, to, [&]<int G>(int at) KLENS_INLINE_LAMBDA { run_columns<S, G>(a, 0, a.tokens, head, at, with, 0); });
 }
 
 /// Token t of all items: its steps and decays with lane = head, so that no head waits for its own.
@@ -269,25 +293,21 @@ KLENS_INLINE void run_lone(const SsdArgs& a, int t) {
     begin(a, with);
     for (int i = 0; i < count; ++i) {
       const int head = first + i, from = head * vectors, to = from + vectors, end = to < a.end ? to : a.end;
-      int item = from < a.begin ? a.begin : from;
+      const int item = from < a.begin ? a.begin : from;
       const float p = advance<S>(carried(a, item), i, with);
       with.u[i] = with.step[i] / p;
       for (int j = item; j < end; ++j) a.decay[j] = p;
-      [[maybe_unused]] const auto pass = [&]<int G>() KLENS_INLINE_LAMBDA {
-        for (; item + G <= end; item += G) {
-          const bool fetch = std::int64_t(a.end - item - G) * a.n_state * lanes >= lone_ahead;   // other threads have the rest
-          open<S>(a, head, item - from, G, &with, block);
+      in_columns<S == State::f32 ? lone_columns : tile_columns<S>>(item, end, [&]<int G>(int at) KLENS_INLINE_LAMBDA {
+        if constexpr (state_detail::scaled<S>) {
+          run_columns<S, G>(a, t, 1, head, at - from, &with, i);
+        } else {
+          const bool fetch = std::int64_t(a.end - at - G) * a.n_state * lanes >= lone_ahead;   // other threads have the rest
+          open<S>(a, head, at - from, G, &with, block);
           begin_columns(a, t, 1, i, block);
           run_tile<S, 1, G>(a, t, block, i, fetch ? lone_ahead : 0);
           end_columns(a, t, 1, i, block);
         }
-      };
-      if constexpr (state_detail::scaled<S>)
-        for (; item < end; ++item) run_columns<S, 1>(a, t, 1, head, item - from, &with, i);
-      else {
-        if constexpr (S == State::f32 && lone_columns > 1) pass.template operator()<lone_columns>();
-        pass.template operator()<1>();
-      }
+      });
     }
   }
 }

@@ -11,7 +11,7 @@ namespace klens::inline KLENS_NS {
 namespace ssd_detail {
 
 /// Vectors of columns of a block.
-inline constexpr int most_columns = 2;
+inline constexpr int most_columns = 4;
 
 template <State S>
 inline constexpr float least_decay = S == State::f16 ? 0.5f : 0x1p-32f;
