@@ -13,6 +13,7 @@
 #include <klens/lens/speed.hpp>
 #include <klens/model/random_model.hpp>
 #include <klens/plan/presets.hpp>
+#include <klens/quant/apply.hpp>
 #include <klens/report/table.hpp>
 
 #include <charconv>
@@ -23,7 +24,7 @@ namespace {
 struct Options {
   Common common;
   std::string model, output, formats;
-  std::string like, plan, prefill, prompts;   // of bench model, as the next two
+  std::string like, plan, states, prefill, prompts;   // of bench model, as the next two
   int decode = 128, chunk = SessionOptions{}.chunk;
   bool synthetic = false, no_mmap = false;
   std::string shapes = "mamba-1.4b.head,lfm2-1.2b.o_proj", tokens = "128,512", threads, levels, kinds = "cold,hot,gemm";
@@ -172,6 +173,8 @@ void print_runs(const std::string& title, const nlohmann::json& runs, bool synth
   }
 }
 
+std::string of_states(const Options& o) { return o.states.empty() ? "" : ", states " + o.states; }
+
 /// Models with random weights in the shapes of a known one, in each of the formats or as a plan says.
 Result<void> bench_like(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
@@ -203,11 +206,13 @@ Result<void> bench_like(const Options& o) {
   nlohmann::json out = {{"schema", "klens.bench_model/1"}, {"like", o.like}, {"level", name_of(table->level)},
                         {"synthetic_context", options.synthetic}, {"models", nlohmann::json::array()}};
   for (const auto& [name, plan] : plans) {
-    KLENS_TRY(const Model model, random_model(plan, o.like));   // one at a time: a big one fills memory
+    KLENS_TRY(Model model, random_model(plan, o.like));   // one at a time: a big one fills memory
+    KLENS_OK(apply_states(model, o.states));
     KLENS_TRY(nlohmann::json runs, bench_runs(model, program, options, not_interrupted));
-    if (!o.common.json) print_runs(fmt::format("{} {}, level {}", o.like, name, name_of(table->level)), runs, options.synthetic);
+    if (!o.common.json) print_runs(fmt::format("{} {}{}, level {}", o.like, name, of_states(o), name_of(table->level)), runs, options.synthetic);
     std::fflush(stdout);
     nlohmann::json entry = {{"format", name}, {"parameters", model.parameters()}, {"runs", std::move(runs)}};
+    if (!o.states.empty()) entry["states"] = o.states;
     name_policy(entry, model, program);
     out["models"].push_back(std::move(entry));
   }
@@ -226,6 +231,7 @@ Result<void> bench_model(const Options& o) {
   KLENS_TRY(const KernelTable* const table, choose_table(o.common.isa));
   KLENS_TRY(const Program program, program_for(*table, o.policy));
   KLENS_TRY(Model model, load_model(o.model));
+  KLENS_OK(apply_states(model, o.states));
   model.gather_weights(o.no_mmap);
   const int threads = options.threads.back();
   const auto formats = split_list(o.formats.empty() ? "f32,f16,w8,w8a8,w4,w4g32,w4g32a8,w3g32,w2g32,nf4g64" : o.formats);
@@ -266,6 +272,7 @@ Result<void> bench_model(const Options& o) {
                               {"mapped", model.is_packed() && !o.no_mmap},
                               {"runs", runs},
                               {"entries", rows}};
+  if (!o.states.empty()) out["states"] = o.states;
   name_policy(out, model, program);
   if (!o.output.empty()) KLENS_OK(write_file(o.output, out.dump(1) + "\n"));
   if (o.common.json)
@@ -288,7 +295,7 @@ Result<void> bench_model(const Options& o) {
     fmt::print("{}: prefill {:.0f} tokens/s, decode {:.0f} tokens/s on {} threads{}\n", o.model,
                speed.prefill_tokens_per_second, speed.decode_tokens_per_second, threads,
                o.policy == Policy::fast ? ", " + policy_text(model, program) : "");
-    print_runs(fmt::format("{}, level {}", o.model, name_of(table->level)), runs, options.synthetic);
+    print_runs(fmt::format("{}{}, level {}", o.model, of_states(o), name_of(table->level)), runs, options.synthetic);
   }
   return {};
 }
@@ -342,7 +349,8 @@ void add_bench(CLI::App& app, int& status) {
   kernels->add_flag("--quick", o->quick, "Short rounds: numbers to see that it runs");
   model->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file");
   model->add_option("--like", o->like, "Random weights in the shapes of a known model, such as mamba-130m, instead of MODEL");
-  model->add_option("--plan", o->plan, "Formats of --like by component: a plan.json for its shapes");
+  CLI::Option* plan = model->add_option("--plan", o->plan, "Formats of --like by component: a plan.json for its shapes");
+  model->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4")->excludes(plan);
   model->add_option("--prefill", o->prefill, "Prompts whose prefill is timed (default: 128,512)");
   model->add_option("--decode", o->decode, "Tokens of each timed decode")->check(CLI::Range(8, 1 << 16))->capture_default_str();
   model->add_option("--prompts", o->prompts, "Prompts that decodes come after (default: 0,1024; with --like 8192 too)");

@@ -24,9 +24,7 @@ struct Options {
 /// A file in the formats it holds, or with other states.
 Result<Model> load(const std::string& path, const std::string& states) {
   KLENS_TRY(Model model, load_model(path));
-  if (states.empty()) return model;
-  KLENS_TRY(const std::vector<StateChoice> choices, parse_states(states));
-  KLENS_OK(apply_states(model, choices));
+  KLENS_OK(apply_states(model, states));
   return model;
 }
 

@@ -34,11 +34,8 @@ Result<void> run(const Options& o) {
     KLENS_OK(apply_uniform(model, *precision, &notes));
     options.provenance += ", uniform " + o.uniform;
   }
-  if (!o.states.empty()) {
-    KLENS_TRY(const std::vector<StateChoice> states, parse_states(o.states));
-    KLENS_OK(apply_states(model, states));
-    options.provenance += ", states " + o.states;
-  }
+  KLENS_OK(apply_states(model, o.states));
+  if (!o.states.empty()) options.provenance += ", states " + o.states;
   const std::string tokenizer = o.model + "/tokenizer.json";
   std::error_code ec;
   if (std::filesystem::is_directory(o.model, ec)) {

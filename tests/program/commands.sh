@@ -43,6 +43,8 @@ cmp -s out first || die "the same seed gave another text"
 good logits "$model" --ids "$root/tests/data/hymba-tiny/golden.safetensors" --hidden --greedy 8 -o logits.safetensors
 [ -s logits.safetensors ] || die "no logits"
 good bench model w4g32.klens --formats w4g32,w2g32,f16 --repeats 1 -o timings.json
+good bench model --like mamba-130m --formats w2 --states scan=s8 --threads 1 --repeats 1 --prefill 1 --prompts 0 --decode 8 --json
+grep -q '"states": "scan=s8"' out || die "bench model does not name its states"
 good plan sensitivity.json --latency 1s --timings timings.json -o latency.json
 good bench kernels --rows 64 --cols 64 --tokens 16 --formats w4g32,w8a8 --repeats 1
 done_with

@@ -90,6 +90,13 @@ inline Result<void> apply_states(Model& model, std::span<const StateChoice> choi
   return {};
 }
 
+/// The same of parse_states' text; an empty one leaves them as they are.
+inline Result<void> apply_states(Model& model, const std::string& text) {
+  if (text.empty()) return {};
+  KLENS_TRY(const std::vector<StateChoice> choices, parse_states(text));
+  return apply_states(model, choices);
+}
+
 /// The formats of a plan, which must be of this model's sizes.
 inline Result<void> apply_plan(Model& model, const RuntimePlan& plan, ApplyNotes* notes = nullptr) {
   if (shape_hash(plan) != model.hash())
