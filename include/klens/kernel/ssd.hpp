@@ -49,15 +49,19 @@ template <State S> inline constexpr int tile_columns = vector_registers > 0 && s
 static_assert(lanes % tile_tokens<State::f32> == 0 && tile_columns<State::f32> <= most_columns && tile_columns<State::s8> <= most_columns);
 /// Of a token alone in f32, and how many values ahead it fetches. Zen 4, avx2, states in L3: 4096, 8192, 16384, 32768 bytes
 /// take 22, 21, 12, 12 us, none 26, a walk of the same bytes 11.7; four vectors 12 to 20, one 14 (its chain of sums). States
-/// in L2 lose a sixth by it: 9.5 us without, 11.
-inline constexpr int lone_columns = vector_registers > 0 ? 2 : 1, lone_ahead = 4096;
+/// in L2 lose a sixth by it: 9.5 us without, 11. Zen 5, 512 bits, 192 or 384 KB a layer of three L3 of them, without and with:
+/// f16 27.2, 16.9 us, s16 35, 21.6, s8 30, 17.1 (from L2 0, 7, 2 % slower).
+inline constexpr int lone_columns = vector_registers > 0 ? 2 : 1;
+template <State S> inline constexpr int lone_ahead = 16384 / int(sizeof(state_detail::stored<S>));
+/// Neighbours n of a column in a line.
+template <State S> inline constexpr int line_values = line_bytes / (lanes * int(sizeof(state_detail::stored<S>)));
 /// Tokens that go through all heads before the next do, in blocks of 16.
 inline constexpr int chunk_blocks = 4;
 
 /// K tokens from t, tokens i .. of the block, of G vectors of columns of f32 in one pass over n. Rescale: a branch per token
 /// (alike for all n), since multiplying for all of them would be half as much again.
 template <int K, int G, bool Rescale>
-KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i, std::int64_t ahead) {
+KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i) {
   v16f u[K * G], sum[K * G];
   unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { u[j] = load(block.u + (i * G + j) * lanes), sum[j] = zero(); });
   const float* b = a.b + t * a.b_stride + block.group;
@@ -65,6 +69,7 @@ KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i, std::int64
   const std::int64_t b_stride = a.b_stride, c_stride = a.c_stride;   // copies: vector stores may alias what a points to
   float* state[G];
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { state[j] = state_of<State::f32>(block.columns[j]); });
+  const std::int64_t ahead = block.ahead;
   const int states = a.n_state;
   const unsigned which = block.with->rescaled >> i;
   const auto one = [&](int n) KLENS_INLINE_LAMBDA {
@@ -112,6 +117,7 @@ KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
   const float* const grow = block.with->grow + i;
   const float* b = a.b + t * a.b_stride + block.group;
   const float* c = a.c + t * a.c_stride + block.group;
+  const std::int64_t next = block.ahead;
   const int last = a.n_state - 1;
   const auto update = [&](int j, int n) KLENS_INLINE_LAMBDA {
     v16f g = ahead[j];
@@ -129,6 +135,8 @@ KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, 0); });
   for (int n = 0; n < last; ++n) {
     unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, n); });
+    if (next > 0 && n % line_values<State::f16> == 0)
+      unroll<G>([&](int j) KLENS_INLINE_LAMBDA { __builtin_prefetch(state[j] + n * lanes + next, 0, 2); });
     unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, n + 1); });
   }
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, last); });
@@ -137,10 +145,10 @@ KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
 
 /// Few tokens rescale: the others are spared the multiplication.
 template <State S, int K, int G>
-KLENS_INLINE void run_tile(const SsdArgs& a, int t, Block& block, int i, std::int64_t ahead = 0) {
+KLENS_INLINE void run_tile(const SsdArgs& a, int t, Block& block, int i) {
   const bool rescale = (block.with->rescaled >> i & ((1u << K) - 1u)) != 0;
   if constexpr (S == State::f16) rescale ? run_half<G, true>(a, t, block, i) : run_half<G, false>(a, t, block, i);
-  else rescale ? run<K, G, true>(a, t, block, i, ahead) : run<K, G, false>(a, t, block, i, ahead);
+  else rescale ? run<K, G, true>(a, t, block, i) : run<K, G, false>(a, t, block, i);
 }
 
 /// What a token of a format with scales, which need all of it, leaves to the next: values before rounding, in L1, those of two
@@ -163,6 +171,16 @@ KLENS_NOINLINE void scale_carry(Carry<G>& carry) {
   });
 }
 
+/// Fetches what a pass over n reads block.ahead values later, of Count columns from j on. Half of it with the pass that reads a
+/// lone token's states, half with the pass that stores them: all with the first, s16 took 26.9 us for 21.6.
+template <State S, int Count>
+KLENS_INLINE void fetch_next(const Block& block, int j, int n) {
+  if (block.ahead > 0 && n % line_values<S> == 0)
+    unroll<Count>([&](int i) KLENS_INLINE_LAMBDA {
+      __builtin_prefetch(state_of<S>(block.columns[j + i]) + n * lanes + block.ahead, 0, 2);
+    });
+}
+
 /// Token t of G vectors of columns: from what is stored (First), or what the token before left and is rounded here.
 template <State S, int G, bool First, bool Rescale>
 KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Carry<G>& carry) {
@@ -182,6 +200,7 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Car
   const float* c = a.c + t * a.c_stride + block.group;
   const int states = a.n_state;
   for (int n = 0; n < states; ++n) {
+    if constexpr (First) fetch_next<S, (G + 1) / 2>(block, 0, n);
     v16f g[G];
     const auto read = [&](int j) KLENS_INLINE_LAMBDA {
       if constexpr (!in_registers) keep(j);
@@ -208,7 +227,8 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Car
 
 /// Rounds and stores what token t left of G vectors of columns.
 template <State S, int G>
-KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Columns* columns, const Carry<G>& carry) {
+KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Block& block, const Carry<G>& carry) {
+  const Columns* const columns = block.columns;
   state_detail::stored<S>* state[G];
   v16f inv[G];
   v16i words[G];
@@ -218,19 +238,22 @@ KLENS_NOINLINE void store_scaled(const SsdArgs& a, int t, const Columns* columns
     words[j] = state_detail::token_words(a.key, columns[j].lane, a.position + t);
   });
   const int states = a.n_state;
-  for (int n = 0; n < states; ++n)
+  for (int n = 0; n < states; ++n) {
+    fetch_next<S, G / 2>(block, (G + 1) / 2, n);
     unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
       state_detail::store_state(state[j] + n * lanes, state_detail::round_integer(load(carry.at(j, n)), inv[j], words[j]));
       words[j] = state_detail::next_words(words[j]);
     });
+  }
 }
 
 /// G vectors of columns of one head, `tokens` from `from`, whose factors are first .. of `with`, by blocks.
 template <State S, int G>
-KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head, int vector, const Factors* with, int first) {
+KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head, int vector, const Factors* with, int first,
+                                int ahead) {
   constexpr int K = tile_tokens<S>;
   Block block;
-  open<S>(a, head, vector, G, with, block);
+  open<S>(a, head, vector, G, with, ahead, block);
   [[maybe_unused]] std::conditional_t<state_detail::scaled<S>, Carry<G>, char> carry;
   if constexpr (state_detail::scaled<S>)
     for (int j = 0; j < G; ++j) store(carry.s + j * lanes, load(a.scales + block.columns[j].lane)), store(carry.inv + j * lanes, zero());
@@ -253,7 +276,7 @@ KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head
     }
     end_columns(a, t, count, first, block);
   }
-  if constexpr (state_detail::scaled<S>) store_scaled<S, G>(a, from + tokens - 1, block.columns, carry);
+  if constexpr (state_detail::scaled<S>) store_scaled<S, G>(a, from + tokens - 1, block, carry);
 }
 
 /// run<G>(at) for vectors [from, to): Most at a time, then half as many, then one.
@@ -272,7 +295,9 @@ KLENS_NOINLINE void run_head(const SsdArgs& a, int head, int from, int to) {
   for (int t = 0; t < a.tokens; t += lanes)
     p = begin_tokens<S>(a, head, t, a.tokens - t < lanes ? a.tokens - t : lanes, p, with[t / lanes]);
   for (int j = from; j < to; ++j) a.decay[item + j] = p;
-  in_columns<tile_columns<S>>(from, to, [&]<int G>(int at) KLENS_INLINE_LAMBDA { run_columns<S, G>(a, 0, a.tokens, head, at, with, 0); });
+  in_columns<tile_columns<S>>(from, to, [&]<int G>(int at) KLENS_INLINE_LAMBDA {
+    run_columns<S, G>(a, 0, a.tokens, head, at, with, 0, 0);
+  });
 }
 
 /// Token t of all items: its steps and decays with lane = head, so that no head waits for its own.
@@ -298,13 +323,14 @@ KLENS_INLINE void run_lone(const SsdArgs& a, int t) {
       with.u[i] = with.step[i] / p;
       for (int j = item; j < end; ++j) a.decay[j] = p;
       in_columns<S == State::f32 ? lone_columns : tile_columns<S>>(item, end, [&]<int G>(int at) KLENS_INLINE_LAMBDA {
+        const bool fetch = std::int64_t(a.end - at - G) * a.n_state * lanes >= lone_ahead<S>;   // other threads have the rest
+        const int ahead = fetch ? lone_ahead<S> : 0;
         if constexpr (state_detail::scaled<S>) {
-          run_columns<S, G>(a, t, 1, head, at - from, &with, i);
+          run_columns<S, G>(a, t, 1, head, at - from, &with, i, ahead);
         } else {
-          const bool fetch = std::int64_t(a.end - at - G) * a.n_state * lanes >= lone_ahead;   // other threads have the rest
-          open<S>(a, head, at - from, G, &with, block);
+          open<S>(a, head, at - from, G, &with, ahead, block);
           begin_columns(a, t, 1, i, block);
-          run_tile<S, 1, G>(a, t, block, i, fetch ? lone_ahead : 0);
+          run_tile<S, 1, G>(a, t, block, i);
           end_columns(a, t, 1, i, block);
         }
       });

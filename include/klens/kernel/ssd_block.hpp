@@ -94,12 +94,13 @@ struct Block {
   std::int64_t group;   // first column of the head's group in a row of b and c
   Columns columns[most_columns];
   const Factors* with;
+  int ahead;            // how many values behind its own a lone token fetches; 0: none
   alignas(64) float u[lanes * most_columns * lanes], sum[lanes * most_columns * lanes];
 };
 
 template <State S>
-KLENS_INLINE void open(const SsdArgs& a, int head, int vector, int vectors, const Factors* with, Block& block) {
-  block.head = head, block.vectors = vectors, block.with = with;
+KLENS_INLINE void open(const SsdArgs& a, int head, int vector, int vectors, const Factors* with, int ahead, Block& block) {
+  block.head = head, block.vectors = vectors, block.with = with, block.ahead = ahead;
   block.group = std::int64_t(head / (a.heads / a.groups)) * a.n_state;
   for (int j = 0; j < vectors; ++j) block.columns[j] = columns_of<S>(a, head, vector + j);
 }
