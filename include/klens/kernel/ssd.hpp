@@ -206,7 +206,7 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Car
       if constexpr (!in_registers) keep(j);
       if constexpr (First) g[j] = state_detail::load_state(state_of<S>(block.columns[j]) + n * lanes);
       else {
-        g[j] = to_float(state_detail::round_integer(load(carry.at(j, n)), inv[j], words[j]));
+        g[j] = state_detail::round_number(load(carry.at(j, n)), inv[j], words[j]);
         words[j] = state_detail::next_words(words[j]);
       }
     };
