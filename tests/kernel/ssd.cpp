@@ -4,6 +4,8 @@
 #include "kernel/fixture.hpp"
 #include "oracle/ssd.hpp"
 
+#include <bit>
+
 namespace {
 
 using fixture::Guarded;
@@ -270,4 +272,28 @@ TEST_CASE("ssd: extreme steps forget or keep the state; NaN stays in its head") 
       for (int i = 0; i < 16; ++i) CHECK(std::isfinite(bad.y[8 * bad.stride + i]));
       for (int i = 16; i < 32; ++i) CHECK(std::isnan(bad.y[8 * bad.stride + i]));
     }
+}
+
+TEST_CASE("ssd: a state that is NaN has the same bits, however tokens are chunked and on ref") {
+  for (const State format : {State::f16, State::s16, State::s8}) {
+    CAPTURE(klens::state_value_bytes(format));
+    const auto fresh = [&] {
+      SsdCase c(2, 1, 64, 19, 29, true, -1.0, 1.0, format);
+      c.x[5 * c.stride + 7] = std::bit_cast<float>(0xffc12345u);
+      return c;
+    };
+    SsdCase whole = fresh(), reference = fresh();
+    whole.run(fixture::active(), 0, 29);
+    reference.run(fixture::reference(), 0, 29);
+    CHECK(std::isnan(whole.y[28 * whole.stride + 7]));
+    CHECK(std::isfinite(whole.y[28 * whole.stride + 8]));
+    CHECK(fixture::same_bits(whole.y, reference.y));
+    for (int chunk : {1, 2, 16}) {
+      CAPTURE(chunk);
+      SsdCase c = fresh();
+      for (int t = 0; t < 29; t += chunk) c.run(fixture::active(), t, std::min(29, t + chunk));
+      CHECK(fixture::same_bits(whole.y, c.y));
+      CHECK(fixture::same_bits(whole.state, c.state));
+    }
+  }
 }

@@ -47,10 +47,10 @@ template <State S> inline constexpr int tile_tokens = S == State::f32 && vector_
 template <State S> inline constexpr int tile_columns = vector_registers > 0 && state_detail::scaled<S> ? 2 : 1;
 #endif
 static_assert(lanes % tile_tokens<State::f32> == 0 && tile_columns<State::f32> <= most_columns && tile_columns<State::s8> <= most_columns);
-/// Of a token alone in f32, and how many values ahead it fetches. Zen 4, avx2, states in L3: 4096, 8192, 16384, 32768 bytes
-/// take 22, 21, 12, 12 us, none 26, a walk of the same bytes 11.7; four vectors 12 to 20, one 14 (its chain of sums). States
-/// in L2 lose a sixth by it: 9.5 us without, 11. Zen 5, 512 bits, 192 or 384 KB a layer of three L3 of them, without and with:
-/// f16 27.2, 16.9 us, s16 35, 21.6, s8 30, 17.1 (from L2 0, 7, 2 % slower).
+/// Of a token alone in f32; and how many values, 16 KiB, a token alone fetches ahead. f32 on Zen 4, avx2, states in L3: 4096, 8192,
+/// 16384, 32768 bytes take 22, 21, 12, 12 us, none 26, a walk of the same bytes 11.7; four vectors 12 to 20, one 14 (its chain of
+/// sums). States in L2 lose a sixth by it: 9.5 us without, 11. Zen 5, 512 bits, layers of 192 or 384 KB, together three L3, without
+/// and with: f16 27.2, 16.9 us, s16 35, 21.6, s8 30, 17.1 (from L2 0, 7, 2 % slower).
 inline constexpr int lone_columns = vector_registers > 0 ? 2 : 1;
 template <State S> inline constexpr int lone_ahead = 16384 / int(sizeof(state_detail::stored<S>));
 /// Neighbours n of a column in a line.
@@ -102,6 +102,15 @@ KLENS_NOINLINE void run(const SsdArgs& a, int t, Block& block, int i) {
   unroll<K * G>([&](int j) KLENS_INLINE_LAMBDA { store(block.sum + (i * G + j) * lanes, sum[j]); });
 }
 
+/// Fetches what a pass over n reads block.ahead values later, of Count columns from j on.
+template <State S, int Count>
+KLENS_INLINE void fetch_next(const Block& block, int j, int n) {
+  if (block.ahead > 0 && n % line_values<S> == 0)
+    unroll<Count>([&](int i) KLENS_INLINE_LAMBDA {
+      __builtin_prefetch(state_of<S>(block.columns[j + i]) + n * lanes + block.ahead, 0, 2);
+    });
+}
+
 /// One token of G vectors of columns of f16. Of three neighbours n one is read, one updated and one rounded at a time: the
 /// chain of 40 cycles becomes three, of which the window of Zen 4 holds more (a lone token: 36.9 us became 32.8).
 template <int G, bool Rescale>
@@ -117,7 +126,6 @@ KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
   const float* const grow = block.with->grow + i;
   const float* b = a.b + t * a.b_stride + block.group;
   const float* c = a.c + t * a.c_stride + block.group;
-  const std::int64_t next = block.ahead;
   const int last = a.n_state - 1;
   const auto update = [&](int j, int n) KLENS_INLINE_LAMBDA {
     v16f g = ahead[j];
@@ -135,8 +143,7 @@ KLENS_NOINLINE void run_half(const SsdArgs& a, int t, Block& block, int i) {
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, 0); });
   for (int n = 0; n < last; ++n) {
     unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, n); });
-    if (next > 0 && n % line_values<State::f16> == 0)
-      unroll<G>([&](int j) KLENS_INLINE_LAMBDA { __builtin_prefetch(state[j] + n * lanes + next, 0, 2); });
+    fetch_next<State::f16, G>(block, 0, n);
     unroll<G>([&](int j) KLENS_INLINE_LAMBDA { cut[j] = update(j, n + 1); });
   }
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA { finish(j, last); });
@@ -162,23 +169,16 @@ struct Carry {
   KLENS_INLINE const float* at(int j, int n) const { return work + j * stride + n * lanes; }
 };
 
-/// Apart from the loop that uses them: with 16 registers it is to find them in memory.
+/// Apart from the loop that uses them: with 16 registers it is to find them in memory. True: NaN or infinity is among the values.
 template <State S, int G>
-KLENS_NOINLINE void scale_carry(Carry<G>& carry) {
+KLENS_NOINLINE bool scale_carry(Carry<G>& carry) {
+  bool lost = false;
   unroll<G>([&](int j) KLENS_INLINE_LAMBDA {
     const state_detail::Scale scale = state_detail::scale_of<S>(carry.most[j]);
     store(carry.s + j * lanes, scale.s), store(carry.inv + j * lanes, scale.inv);
+    lost = lost || !all(eq(scale.s, scale.s));
   });
-}
-
-/// Fetches what a pass over n reads block.ahead values later, of Count columns from j on. Half of it with the pass that reads a
-/// lone token's states, half with the pass that stores them: all with the first, s16 took 26.9 us for 21.6.
-template <State S, int Count>
-KLENS_INLINE void fetch_next(const Block& block, int j, int n) {
-  if (block.ahead > 0 && n % line_values<S> == 0)
-    unroll<Count>([&](int i) KLENS_INLINE_LAMBDA {
-      __builtin_prefetch(state_of<S>(block.columns[j + i]) + n * lanes + block.ahead, 0, 2);
-    });
+  return lost;
 }
 
 /// Token t of G vectors of columns: from what is stored (First), or what the token before left and is rounded here.
@@ -200,6 +200,7 @@ KLENS_NOINLINE void run_scaled(const SsdArgs& a, int t, Block& block, int i, Car
   const float* c = a.c + t * a.c_stride + block.group;
   const int states = a.n_state;
   for (int n = 0; n < states; ++n) {
+    // Half of what is fetched, the rest in store_scaled: all of it here, a lone token in s16 took 26.9 us for 21.6.
     if constexpr (First) fetch_next<S, (G + 1) / 2>(block, 0, n);
     v16f g[G];
     const auto read = [&](int j) KLENS_INLINE_LAMBDA {
@@ -255,6 +256,7 @@ KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head
   Block block;
   open<S>(a, head, vector, G, with, ahead, block);
   [[maybe_unused]] std::conditional_t<state_detail::scaled<S>, Carry<G>, char> carry;
+  [[maybe_unused]] bool lost = false;
   if constexpr (state_detail::scaled<S>)
     for (int j = 0; j < G; ++j) store(carry.s + j * lanes, load(a.scales + block.columns[j].lane)), store(carry.inv + j * lanes, zero());
   for (int t = from, end = from + tokens; t < end; t += lanes, ++block.with) {
@@ -263,10 +265,12 @@ KLENS_NOINLINE void run_columns(const SsdArgs& a, int from, int tokens, int head
     begin_columns(a, t, count, first, block);
     int i = 0;
     if constexpr (state_detail::scaled<S>)
-      for (; i < count; ++i, scale_carry<S>(carry)) {
-        const bool rescale = (block.with->rescaled >> (first + i) & 1u) != 0;
-        const auto pass = t + i == from ? (rescale ? &run_scaled<S, G, true, true> : &run_scaled<S, G, true, false>)
-                                        : (rescale ? &run_scaled<S, G, false, true> : &run_scaled<S, G, false, false>);
+      for (; i < count; ++i, lost = scale_carry<S>(carry)) {
+        // Which NaN a product of two of them is, compilers choose: those that were stored are all alike.
+        if (lost) store_scaled<S, G>(a, t + i - 1, block, carry);
+        const bool rescale = (block.with->rescaled >> (first + i) & 1u) != 0, stored = lost || t + i == from;
+        const auto pass = stored ? (rescale ? &run_scaled<S, G, true, true> : &run_scaled<S, G, true, false>)
+                                 : (rescale ? &run_scaled<S, G, false, true> : &run_scaled<S, G, false, false>);
         pass(a, t + i, block, first + i, carry);
       }
     else {
