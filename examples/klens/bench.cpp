@@ -350,7 +350,7 @@ void add_bench(CLI::App& app, int& status) {
   model->add_option("MODEL", o->model, "Checkpoint folder, GGUF or .klens file");
   model->add_option("--like", o->like, "Random weights in the shapes of a known model, such as mamba-130m, instead of MODEL");
   CLI::Option* plan = model->add_option("--plan", o->plan, "Formats of --like by component: a plan.json for its shapes");
-  model->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4")->excludes(plan);
+  model->add_option("--states", o->states, states_help)->excludes(plan);
   model->add_option("--prefill", o->prefill, "Prompts whose prefill is timed (default: 128,512)");
   model->add_option("--decode", o->decode, "Tokens of each timed decode")->check(CLI::Range(8, 1 << 16))->capture_default_str();
   model->add_option("--prompts", o->prompts, "Prompts that decodes come after (default: 0,1024; with --like 8192 too)");

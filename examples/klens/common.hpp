@@ -52,6 +52,9 @@ inline void add_common(CLI::App& command, Common& common) {
 inline constexpr const char* no_mmap_help =
     "Copy a .klens file's weights into huge pages instead of using them where the file is mapped: faster where file pages are 4 KiB";
 
+/// Of --states: text of parse_states().
+inline constexpr const char* states_help = "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4";
+
 /// Prints an error in one line; the exit status of a failed command.
 inline int fail(const Error& error) {
   fmt::print(stderr, "klens: {}\n", error.message());

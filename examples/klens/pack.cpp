@@ -76,7 +76,7 @@ void add_pack(CLI::App& app, int& status) {
   auto* plan = c->add_option("--plan", o->plan, "plan.json");
   auto* uniform = c->add_option("--uniform", o->uniform, "One format for every 2-D projection and the embedding");
   plan->excludes(uniform);
-  c->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4")->excludes(plan);
+  c->add_option("--states", o->states, states_help)->excludes(plan);
   c->add_option("-o,--output", o->output, "File to write")->required();
   c->callback([o, &status] {
     if (o->plan.empty() == o->uniform.empty()) status = fail({ErrorCode::usage, "pack", "--plan PLAN or --uniform FORMAT", "neither"});

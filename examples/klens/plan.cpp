@@ -260,7 +260,7 @@ void add_plan(CLI::App& app, int& status) {
   auto* latency = c->add_option("--latency", o->latency, "Time per decoded token: 2ms, 350us");
   latency->needs(c->add_option("--timings", o->timings, "timings.json of klens bench model, taken on the target"));
   c->add_option("--ram", o->ram, "Weights, state, KV cache and work space: 64MiB; chooses among states where they were measured (measure --kinds)");
-  c->add_option("--states", o->states, "Formats of scan and conv states and of the KV cache: s8, or scan=s8,conv=s16,kv=s4 (default: f32)");
+  c->add_option("--states", o->states, fmt::format("{} (default: f32)", states_help));
   c->add_option("--context", o->context, "Tokens of context for --ram")->check(CLI::Range(1, 1 << 20))->capture_default_str();
   c->add_option("--method", o->method, "knapsack (exact), greedy or segments (the KL Lens paper's)")->check(CLI::IsMember({"knapsack", "greedy", "segments"}))->capture_default_str();
   c->add_option("--gamma", o->gamma, "greedy: keep a step while PPL is at most this many times the reference's")->check(CLI::Range(1.0, 100.0))->capture_default_str();
